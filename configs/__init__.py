@@ -1,0 +1,1 @@
+"""Experiment files and the dataclasses they are checked against."""

@@ -1,0 +1,1 @@
+"""One thin program a stage."""

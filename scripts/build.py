@@ -1,0 +1,66 @@
+"""Wiring shared by the stage programs: configuration to networks."""
+
+from typing import cast
+
+from configs.schema import Config
+from models.cam_net import CamNetwork
+from models.l2g import L2GOptions
+from models.registry import build_cam_network
+from models.transfer import BackgroundTarget
+from utils.errors import UserError
+from utils.weights import load_weights, read_weights
+
+
+def build_network(cfg: Config) -> CamNetwork:
+    """Build the CAM network `cfg.model` describes, with random weights.
+
+    Raises:
+        UserError: for an unknown backbone or a missing optional library.
+    """
+    model = cfg.model
+    try:
+        return build_cam_network(
+            model.backbone,
+            cfg.data.num_classes,
+            width=model.width,
+            freeze_bn=model.freeze_bn,
+            freeze_stem=model.freeze_stem,
+            dropout=model.dropout,
+            output_stride=model.output_stride,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
+    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack)."""
+    if cfg.train.init_from:
+        state = read_weights(cfg.train.init_from)
+        load_weights(network, state, source=cfg.train.init_from)
+    elif cfg.model.pretrained:
+        load_weights(
+            network,
+            read_weights(cfg.model.pretrained),
+            source=cfg.model.pretrained,
+            allow_missing=cfg.model.allow_missing,
+            allow_unexpected=cfg.model.allow_unexpected,
+        )
+
+
+def build_l2g_options(cfg: Config) -> L2GOptions:
+    """Translate the `l2g` section to the options of `models.l2g.L2G`."""
+    l2g = cfg.l2g
+    return L2GOptions(
+        crop_size=l2g.crop_size,
+        kd_weight=l2g.kd_weight,
+        bg_threshold=l2g.bg_threshold,
+        background_target=cast(BackgroundTarget, l2g.background_target),
+        use_saliency=l2g.saliency == "map",
+        drop_background=l2g.background_row == "drop",
+        normalise_per_image=l2g.cam_norm == "image",
+        roi_aligned=l2g.roi_aligned,
+        saliency_grid=l2g.saliency_grid,
+        target_dropout=l2g.target_dropout,
+        global_cls_weight=l2g.global_cls_weight,
+        pool_by_saliency=l2g.global_cls_pool == "saliency",
+    )

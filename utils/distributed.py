@@ -1,0 +1,96 @@
+"""One process or many: the same program alone, on several GPUs or on several machines, through `torchrun`."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import UserError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Dist:
+    """Place of this process: `rank` in [0, world), `local_rank` on its machine and the device it computes on."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def setup(device: str) -> Iterator[Dist]:
+    """Join the process group `torchrun` describes in the environment (gloo on CPU, NCCL on CUDA) and leave it at the end.
+
+    Args:
+        device: auto, cpu, cuda or cuda:<n>; with several processes each takes the GPU of its local rank.
+
+    Raises:
+        UserError: when a CUDA device is asked for and there is none, or fewer than processes.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = _device(device, local_rank, world)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if world > 1:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Dist(rank, world, local_rank, place)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
+    """Return every world-th item from `rank` on: disjoint over the ranks, together everything."""
+    return list(items[rank::world])
+
+
+def barrier(world: int) -> None:
+    """Wait for all processes (nothing to wait for when alone)."""
+    if world > 1:
+        dist.barrier()
+
+
+def any_rank(flag: bool, place: Dist) -> bool:
+    """Return whether `flag` is set on any process, so that all of them stop together."""
+    if place.world == 1:
+        return flag
+    value = torch.tensor([int(flag)], device=place.device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def sum_over_ranks(values: torch.Tensor, world: int) -> torch.Tensor:
+    """Return the sum of `values` over all processes (the tensor itself when alone)."""
+    if world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _device(device: str, local_rank: int, world: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if count else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>") from error
+    if place.type != "cuda":
+        return place
+    if world > 1:
+        place = torch.device("cuda", local_rank)
+    if (place.index or 0) >= count:
+        raise UserError(f"device {place} asked for, but {count} CUDA devices are visible; set GPUS or device=cpu")
+    return torch.device("cuda", place.index or 0)
