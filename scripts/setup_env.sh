@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# setup_env.sh REQUIREMENTS: make .venv once and install REQUIREMENTS whenever that file is newer than the last install.
+# Environment: PYTHON is the interpreter the environment is made with (default python3).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+requirements="$1"
+stamp=".venv/.installed-$(printf '%s' "$requirements" | tr '/' '-')"
+if [ ! -x .venv/bin/python ]; then
+  "${PYTHON:-python3}" -m venv .venv
+fi
+if [ ! -e "$stamp" ] || [ "$requirements" -nt "$stamp" ] || [ requirements.txt -nt "$stamp" ]; then
+  echo "installing $requirements into .venv (several GB the first time)"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+  touch "$stamp"
+fi
