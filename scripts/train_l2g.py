@@ -9,7 +9,9 @@ key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM 
 """
 
 import contextlib
+import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,12 @@ from utils.config import parse_args, save_config
 from utils.datasets import EpochBatchSampler, L2GDataset
 from utils.distributed import Dist, any_rank, barrier, setup
 from utils.errors import UserError, run_program
-from utils.files import atomic_path, lock_folder
+from utils.files import atomic_path, lock_folder, write_text_atomic
 from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
 from utils.precision import autocast_for, memory_format_for, set_threads
 from utils.run_log import get_logger, progress
 from utils.signals import StopRequest, stop_on_signals
-from utils.train_loop import RunningMeans, train_batches
+from utils.train_loop import RunningMeans, peak_memory, train_batches
 from utils.train_pictures import training_pictures
 
 # With several processes, agreeing on a stop costs a message: ask every so many batches.
@@ -76,6 +78,7 @@ class Training:
             [self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train
         )
         self.epoch, self.batch, self.counter = 0, 0, 0
+        self.seconds_before, self.started = 0.0, time.monotonic()
         self._resume()
         if place.is_main:
             save_config(cfg, Path(cfg.run_dir) / "config.yaml")
@@ -122,6 +125,7 @@ class Training:
                 raise UserError(f"{path} does not fit model.backbone={self.cfg.model.backbone}: {error}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.counter = state["next_epoch"], state["next_batch"], state["global_counter"]
+        self.seconds_before = state["seconds"]
         self.log.info("resumed from %s at epoch %d, batch %d", path, self.epoch, self.batch)
 
     def _start_transfer(self) -> None:
@@ -246,6 +250,7 @@ class Training:
                 "next_epoch": self.epoch,
                 "next_batch": self.batch,
                 "global_counter": self.counter,
+                "seconds": self._seconds(),
                 "seed": self.cfg.seed,
                 "batch_size": self.cfg.train.batch_size,
                 "backbone": self.cfg.model.backbone,
@@ -258,14 +263,27 @@ class Training:
                 save_checkpoint(state, self.model_dir / f"epoch_{self.epoch - 1}.pth")
         barrier(self.place.world)
 
+    def _seconds(self) -> float:
+        """Return the time spent on this training, earlier parts of a resumed run included."""
+        return self.seconds_before + time.monotonic() - self.started
+
     def _export(self) -> None:
-        """Write the weights of the global network alone, under the published key names."""
+        """Write the weights of the global network alone, under the published key names, and what training took."""
         if not self.place.is_main:
             return
         path = self.model_dir / "final.pth"
         weights = {k: v.cpu().contiguous() for k, v in self.global_net.to_published(self.global_net.state_dict()).items()}
         with atomic_path(path) as temporary:
             torch.save(weights, temporary)
+        summary = {
+            "seconds": round(self._seconds(), 1),
+            "epochs": self.cfg.train.epochs,
+            "images": len(self.dataset),
+            "processes": self.place.world,
+            "device": str(self.place.device),
+            "peak_memory_gib": round(peak_memory(self.place.device), 3),
+        }
+        write_text_atomic(self.model_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
         self.log.info("finished; weights of the global network in %s", path)
 
 

@@ -1,5 +1,7 @@
 """Curves, colours and noise the demo set's drawings are made of. Curves are (N, 2) float32, x to the right, y down."""
 
+import colorsys
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +59,7 @@ def pear(width: float, height: float, belly: float) -> FloatArray:
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
     """RGB in [0, 1] of hue (turns, any real), saturation and value in [0, 1]."""
-    sextant = (hue % 1.0) * 6.0
-    channel = [value * (1 - saturation * min(1.0, max(0.0, 2 - abs((sextant - shift) % 6 - 3)))) for shift in (3, 5, 1)]
-    return channel[0], channel[1], channel[2]
+    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:

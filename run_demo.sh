@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The whole first stage on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, a table, pictures.
+# Two trainings of equal length run side by side: a plain CAM classifier and L2G.
+# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON. Further arguments are key=value overrides of both runs.
+set -euo pipefail
+cd "$(dirname "$0")"
+EXP="${EXP:-demo}"
+CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
+SEED="${SEED:-0}"
+DATA="${DATA:-data/demo}"                # folder of the drawn pictures
+PLAIN_EPOCHS="${PLAIN_EPOCHS:-58}"       # plain classification for as long as L2G trains, measured in time
+
+scripts/setup_env.sh requirements.txt
+python=.venv/bin/python
+export OMP_NUM_THREADS=1
+
+"$python" -m scripts.make_demo_data --out "$DATA"
+
+pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both fusions
+  local name="$1" fusion
+  shift
+  local common=(--config "$CONFIG" "name=$name" "seed=$SEED" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@")
+  "$python" -m scripts.train_l2g "${common[@]}"
+  "$python" -m scripts.test_l2g "${common[@]}" cam.overwrite=true
+  "$python" -m scripts.evaluate_cam "${common[@]}"
+  for fusion in threshold saliency; do
+    "$python" -m scripts.gen_gt "${common[@]}" "pseudo.fusion=$fusion" "pseudo.out_dir=runs/$name/pseudo_$fusion"
+  done
+}
+
+mkdir -p runs
+plain_log="runs/${EXP}_plain.log"
+echo "plain CAM classifier: training in the background, log in $plain_log"
+pipeline "${EXP}_plain" "$@" "train.epochs=$PLAIN_EPOCHS" "train.classify_epochs=$PLAIN_EPOCHS" >"$plain_log" 2>&1 &
+plain=$!
+trap 'kill "$plain" 2>/dev/null || true' EXIT
+pipeline "${EXP}_l2g" "$@"
+if ! wait "$plain"; then
+  echo "error: the plain run failed; the end of $plain_log:" >&2
+  tail -n 5 "$plain_log" >&2
+  exit 1
+fi
+trap - EXIT
+
+# The segmentation stage goes here: it trains on runs/${EXP}_l2g/pseudo_saliency.
+
+"$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"
+echo
+"$python" -m scripts.compare "plain CAM=runs/${EXP}_plain" "L2G=runs/${EXP}_l2g" --out "runs/${EXP}_table.md"
+echo
+echo "pictures:    runs/${EXP}_l2g/pictures/*.png"
+echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

@@ -1,0 +1,103 @@
+"""Write pseudo labels for the segmentation stage from the CAMs of each image's present classes.
+
+    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=saliency [key=value ...]
+    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=threshold pseudo.threshold=0.25   # published rule
+
+Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
+<pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
+data.label_dir has ground truth) and pseudo_labels.yaml (the configuration). Labels that are there already are written anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config
+from utils.cam_files import read_labelled_ids
+from utils.classes import resolve_class_names
+from utils.config import parse_args, save_config
+from utils.errors import UserError, run_program
+from utils.files import lock_folder, write_text_atomic
+from utils.metrics import score
+from utils.pseudo_label_writer import LabelCounts, LabelSource, write_pseudo_labels
+from utils.score_report import label_names, score_table, scores_to_dict
+
+REPORT = "pseudo_labels.json"
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and write pseudo labels."""
+    run(parse_args(argv, __doc__ or ""))
+
+
+def run(cfg: Config) -> dict[str, Any]:
+    """Write pseudo labels as configured; returns what `<out_dir>/pseudo_labels.json` holds.
+
+    Raises:
+        UserError: for wrong input, naming the file, or an output folder another process is using.
+    """
+    root, out_dir, cam_dir = Path(cfg.data.root), Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
+    label_dir = root / cfg.data.label_dir
+    source = LabelSource(
+        image_dir=root / cfg.data.image_dir,
+        saliency_dir=root / cfg.data.saliency_dir,
+        cam_dir=cam_dir,
+        label_dir=label_dir if label_dir.is_dir() else None,
+        out_dir=out_dir,
+        num_classes=cfg.data.num_classes,
+        rule=cfg.pseudo,
+    )
+    _check(cfg, source)
+    names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
+    tasks = read_labelled_ids(cfg, cam_dir)
+    with lock_folder(out_dir):
+        counts = write_pseudo_labels(source, tasks, workers=cfg.pseudo.workers)
+        result = _summary(cfg, counts, names)
+        write_text_atomic(out_dir / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
+    _report(result, counts, names, out_dir, label_dir)
+    return result
+
+
+def _check(cfg: Config, source: LabelSource) -> None:
+    """Refuse constants out of range, and an output folder that holds inputs: its files would be overwritten."""
+    for key in ("cam_floor", "conflict", "cam_salient", "min_foreground"):
+        value = getattr(cfg.pseudo, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"pseudo.{key} is {value}, expected in [0, 1]")
+    if cfg.pseudo.salient < 0:
+        raise UserError(f"pseudo.salient is {cfg.pseudo.salient}, expected >= 0 (of 255; 256 turns the rule off)")
+    inputs = {"data.label_dir": source.label_dir, "data.saliency_dir": source.saliency_dir, "pseudo.cam_dir": source.cam_dir}
+    for key, folder in inputs.items():
+        if folder is not None and folder.resolve() == source.out_dir.resolve():
+            raise UserError(f"pseudo.out_dir {source.out_dir} is the folder of {key}, whose files would be lost; choose another")
+
+
+def _summary(cfg: Config, counts: LabelCounts, names: list[str]) -> dict[str, Any]:
+    scores = scores_to_dict(score(counts.confusion), names)
+    return {
+        "fusion": cfg.pseudo.fusion,
+        "images": counts.images,
+        "images_ignored": counts.images_ignored,
+        "images_compared": counts.images_compared,
+        "coverage": 1 - counts.pixels_ignored / counts.pixels,
+        "ignored": counts.pixels_ignored / counts.pixels,
+        "foreground": counts.pixels_foreground / counts.pixels,
+        **scores,
+    }
+
+
+def _report(result: dict[str, Any], counts: LabelCounts, names: list[str], out_dir: Path, label_dir: Path) -> None:
+    print(
+        f"{result['images']} pseudo labels (fusion={result['fusion']}) in {out_dir}: {result['foreground']:.1%} foreground, "
+        f"{result['ignored']:.1%} ignored, {result['images_ignored']} images ignored entirely"
+    )
+    if result["mean_iou"] is None:
+        print(f"scores skipped: {label_dir} has no ground truth for these images")
+        return
+    print(f"against the ground truth of {result['images_compared']} images, over the {result['coverage']:.1%} not ignored:")
+    print(score_table(score(counts.confusion), names))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,69 @@
+"""A handful of small pictures in the VOC layout, written by the tests themselves."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from configs.schema import Config
+from utils.config import load_config
+
+CLASSES = 3
+
+
+def write_tiny_voc(root: Path, images: int = 6, size: tuple[int, int] = (48, 40), seed: int = 0) -> Path:
+    """Write `images` pictures of coloured squares (class = colour) with masks, saliency and lists below `root`."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    for folder in ("JPEGImages", "Sal", "SegmentationClassAug"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    labels, pairs = [], []
+    for index in range(images):
+        name = f"img_{index:03d}"
+        picture = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        classes = sorted({index % CLASSES, (index * 2 + 1) % CLASSES})
+        for k in classes:
+            x, y = int(rng.integers(0, width - 16)), int(rng.integers(0, height - 16))
+            picture[y : y + 14, x : x + 14, k] += 150
+            mask[y : y + 14, x : x + 14] = k + 1
+        present = sorted(int(v) - 1 for v in np.unique(mask) if v > 0)
+        Image.fromarray(picture).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+        Image.fromarray(mask).save(root / "SegmentationClassAug" / f"{name}.png")
+        Image.fromarray(((mask > 0) * 230).astype(np.uint8)).save(root / "Sal" / f"{name}.png")
+        labels.append(" ".join([name, *map(str, present)]))
+        pairs.append(f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png")
+    (root / "train_cls.txt").write_text("\n".join(labels) + "\n")
+    (root / "train_aug.txt").write_text("\n".join(pairs))
+    return root
+
+
+def tiny_config(tmp_path: Path, *overrides: str) -> Config:
+    """Return a configuration that trains a very narrow ResNet-38 on `tmp_path/data` in seconds."""
+    root = tmp_path / "data"
+    if not root.exists():
+        write_tiny_voc(root)
+    settings = [
+        f"run_dir={tmp_path / 'run'}",
+        f"data.root={root}",
+        f"data.num_classes={CLASSES}",
+        "data.class_names=[red,green,blue]",
+        "data.workers=0",
+        "device=cpu",
+        "model.width=0.0625",
+        "model.pretrained=''",
+        "model.dropout=false",
+        "train.batch_size=2",
+        "train.epochs=2",
+        "train.log_every=1",
+        "train.images_every=0",
+        "l2g.input_size=32",
+        "l2g.crop_size=24",
+        "l2g.patches=4",
+        "l2g.short_side=40",
+        "cam.scales=[1.0]",
+        "eval.workers=1",
+        "pseudo.workers=1",
+        f"pseudo.out_dir={tmp_path / 'pseudo'}",
+    ]
+    return load_config(Path(__file__).parents[1] / "configs" / "l2g_voc.yaml", [*settings, *overrides])

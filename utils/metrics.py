@@ -1,0 +1,65 @@
+"""Segmentation scores, all of them read from one confusion matrix."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+UINT8_VALUES = 256
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-class scores in [0, 1], background first; shape (..., C + 1) float64, NaN where a score is undefined.
+
+    `iou` is undefined for a class in neither ground truth nor prediction, `precision` for one never predicted, `recall` for
+    one without ground truth.
+    """
+
+    iou: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+    @property
+    def mean_iou(self) -> NDArray[np.float64]:
+        """Return the mean over the classes whose IoU is defined, shape (...); NaN when there is none."""
+        return nan_mean(self.iou)
+
+
+def confusion_matrix(
+    ground_truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.int64]:
+    """Count pixels by (ground truth, prediction).
+
+    Args:
+        ground_truth: (H, W) label map, 0 background, 1..C classes; other values (255) are left out.
+        prediction: (H, W) label map; pixels with other values (255, "ignored") are left out as well (published rule).
+        num_classes: C, background not counted.
+
+    Returns:
+        (C + 1, C + 1), row = ground truth, column = prediction.
+    """
+    pairs = (ground_truth.astype(np.uint16) << 8) | prediction
+    counts = np.bincount(pairs.ravel(), minlength=UINT8_VALUES * UINT8_VALUES).reshape(UINT8_VALUES, UINT8_VALUES)
+    labels = num_classes + 1
+    return counts[:labels, :labels].astype(np.int64)
+
+
+def score(confusion: NDArray[np.int64]) -> Scores:
+    """Compute IoU, precision and recall per class from (..., C + 1, C + 1) counts (rows: ground truth)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    truth, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    return Scores(_ratio(hits, truth + predicted - hits), _ratio(hits, predicted), _ratio(hits, truth))
+
+
+def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the last axis of the values that are not NaN; NaN (without a warning) when there is none."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        # where= keeps NumPy's summation order over all entries, as np.nanmean does: equal to it to the last bit.
+        return np.where(defined, values, 0.0).sum(axis=-1) / defined.sum(axis=-1)
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return part / whole

@@ -1,0 +1,81 @@
+"""Rules that turn the CAMs of an image's present classes into a pseudo label map."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema import PseudoConfig
+from utils.classes import BACKGROUND, IGNORE, label_value
+from utils.joint_histogram import LEVELS, SCORES, first_level_above, winner_map
+
+
+def fuse_threshold(
+    classes: Sequence[int], cams: Sequence[NDArray[np.uint8]], shape: tuple[int, int], threshold: float
+) -> NDArray[np.uint8]:
+    """Label each pixel with its highest CAM, or background unless that beats a constant score (published rule).
+
+    Args:
+        classes: present classes, 0-based ascending; none: everything is background.
+        cams: (H, W) 8-bit map of each; the score is value / 255.
+        shape: (H, W).
+        threshold: background score in [0, 1]; background wins ties, then the lower class (as float32 comparisons do).
+
+    Returns:
+        (H, W) label map, 0 background, class + 1.
+    """
+    if not classes:
+        return np.full(shape, BACKGROUND, np.uint8)
+    winner, value = winner_map(cams)
+    labels = np.array([label_value(c) for c in classes], np.uint8)[winner]
+    np.copyto(labels, np.uint8(BACKGROUND), where=value < first_level_above(threshold))
+    return labels
+
+
+def fuse_saliency(
+    classes: Sequence[int], cams: Sequence[NDArray[np.uint8]], saliency: NDArray[np.uint8], rule: PseudoConfig
+) -> NDArray[np.uint8]:
+    """Label each pixel by CAM against saliency, and ignore (255) where the two contradict each other.
+
+    With s = saliency / 255 the background scores 1 - s, each class its CAM scaled to [0, 1] over the image
+    ((x - min) / (max - min); a constant map scores 0), or 0 below `cam_floor`. The highest score wins; background wins ties,
+    then the lower class. A pixel is ignored when more than one class is above `conflict`, or when it came out as background
+    although its saliency is at least `salient` / 255 or some class is above `cam_salient`. An image whose labelled
+    foreground covers less than `min_foreground` of it is ignored entirely.
+
+    Args:
+        classes: present classes, 0-based ascending.
+        cams: (H, W) 8-bit map of each.
+        saliency: (H, W) 8-bit.
+        rule: the constants named above.
+
+    Returns:
+        (H, W) label map, 0 background, class + 1, 255 ignored.
+    """
+    # (255 - saliency) / 255, not 1 - saliency / 255: correctly rounded, so that equal scores are equal in float32.
+    best = SCORES[::-1].take(saliency)
+    labels = np.full(saliency.shape, BACKGROUND, np.uint8)
+    confident = np.zeros(saliency.shape, np.uint8)
+    doubtful = saliency >= rule.salient
+    for class_index, cam in zip(classes, cams, strict=True):
+        scale = _min_max_scores(cam)
+        # Each step depends on the 8-bit value alone: 256 entries are worked out, pixels only look them up.
+        score = np.where(scale >= np.float32(rule.cam_floor), scale, np.float32(0)).take(cam)
+        confident += (scale > np.float32(rule.conflict)).take(cam)
+        doubtful |= (scale > np.float32(rule.cam_salient)).take(cam)
+        np.copyto(labels, np.uint8(label_value(class_index)), where=score > best)
+        np.maximum(best, score, out=best)
+    doubtful &= labels == BACKGROUND
+    np.copyto(labels, np.uint8(IGNORE), where=doubtful | (confident > 1))
+    foreground = np.count_nonzero((labels != BACKGROUND) & (labels != IGNORE))
+    if foreground / labels.size < rule.min_foreground:
+        labels.fill(IGNORE)
+    return labels
+
+
+def _min_max_scores(cam: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the score of each 8-bit value, (256,) float32: (value - min) / (max - min) of this map."""
+    low, high = int(cam.min()), int(cam.max())
+    if high == low:
+        return np.zeros(LEVELS, np.float32)
+    return (np.arange(LEVELS, dtype=np.float32) - np.float32(low)) / np.float32(high - low)

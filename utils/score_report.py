@@ -1,0 +1,76 @@
+"""Scores as people and programs read them: a console table, JSON-ready dictionaries, and the published text layout."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.classes import BACKGROUND
+from utils.metrics import Scores, nan_mean, score
+
+BACKGROUND_NAME = "background"
+PUBLISHED_INDENT = 4
+
+
+def label_names(class_names: Sequence[str]) -> list[str]:
+    """Return a name per label-map value: 'background', then the classes."""
+    names = list(class_names)
+    names.insert(BACKGROUND, BACKGROUND_NAME)
+    return names
+
+
+def number_or_none(value: float) -> float | None:
+    """Return a float JSON can hold: None for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def scores_to_dict(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
+    """Return {"mean_iou", "iou", "precision", "recall"}, the last three by label name; undefined scores are None."""
+    result: dict[str, Any] = {"mean_iou": number_or_none(float(scores.mean_iou))}
+    for key in ("iou", "precision", "recall"):
+        result[key] = {name: number_or_none(v) for name, v in zip(names, getattr(scores, key).tolist(), strict=True)}
+    return result
+
+
+def score_table(scores: Scores, names: Sequence[str]) -> str:
+    """Return a table, one line a label: IoU, precision and recall in percent ('-' where undefined), then their means."""
+    columns = (scores.iou, scores.precision, scores.recall)
+    width = max(len(name) for name in (*names, "mean"))
+    lines = [f"{'class':<{width}}    IoU  precision  recall"]
+    rows = [(name, [float(column[i]) for column in columns]) for i, name in enumerate(names)]
+    rows.append(("mean", [float(nan_mean(column)) for column in columns]))
+    for name, (iou, precision, recall) in rows:
+        lines.append(f"{name:<{width}} {_percent(iou):>6} {_percent(precision):>10} {_percent(recall):>7}")
+    return "\n".join(lines)
+
+
+def published_text(thresholds: Sequence[float], confusions: Sequence[NDArray[np.int64]]) -> str:
+    """Return the published result layout: one JSON object a threshold, joined without separators, NaN included.
+
+    The file as a whole is not valid JSON, and its field TN holds false negatives; kept so that tools made for it go on working.
+    """
+    return "".join(_published_object(t, c) for t, c in zip(thresholds, confusions, strict=True))
+
+
+def _published_object(threshold: float, confusion: NDArray[np.int64]) -> str:
+    scores, hits = score(confusion), np.diagonal(confusion)
+    content = {
+        "FP": (confusion.sum(axis=0) - hits).astype(float).tolist(),
+        "IoU": dict(enumerate(scores.iou.tolist())),
+        "Mean IoU": float(scores.mean_iou),
+        "Mean_Precision": float(nan_mean(scores.precision)),
+        "Mean_Recall": float(nan_mean(scores.recall)),
+        "Precision": [f"{value:.2f}" for value in scores.precision.tolist()],
+        "Recall": [f"{value:.2f}" for value in scores.recall.tolist()],
+        "TN": (confusion.sum(axis=1) - hits).astype(float).tolist(),
+        "TP": hits.astype(float).tolist(),
+        "Threshold": threshold,
+    }
+    return json.dumps(content, indent=PUBLISHED_INDENT, sort_keys=True)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
