@@ -70,7 +70,7 @@ def _check(cfg: Config, source: LabelSource) -> None:
     inputs = {"data.label_dir": source.label_dir, "data.saliency_dir": source.saliency_dir, "pseudo.cam_dir": source.cam_dir}
     for key, folder in inputs.items():
         if folder is not None and folder.resolve() == source.out_dir.resolve():
-            raise UserError(f"pseudo.out_dir {source.out_dir} is the folder of {key}, whose files would be lost; choose another")
+            raise UserError(f"pseudo.out_dir {source.out_dir} is the folder of {key}, whose files would be lost; set another")
 
 
 def _summary(cfg: Config, counts: LabelCounts, names: list[str]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ def draw_background(canvas: Canvas, rng: np.random.Generator) -> None:
     PLACES[int(rng.integers(len(PLACES)))](canvas, rng)
 
 
-def _gradient(canvas: Canvas, rng: np.random.Generator, top: float, bottom: float, colours: tuple[Colour, Colour], rough: float) -> None:
+def _gradient(
+    canvas: Canvas, rng: np.random.Generator, top: float, bottom: float, colours: tuple[Colour, Colour], rough: float
+) -> None:
     """Rows `top` to `bottom` (shares of the height): a vertical gradient with noise of amplitude `rough`."""
     first, last = int(top * canvas.side), int(bottom * canvas.side)
     shape = (max(1, (last - first) // COARSE), canvas.side // COARSE)
@@ -32,11 +34,15 @@ def _gradient(canvas: Canvas, rng: np.random.Generator, top: float, bottom: floa
     canvas.rgb[first:last] = cv2.resize(small, (canvas.side, last - first), interpolation=cv2.INTER_LINEAR)
 
 
-def _soft(canvas: Canvas, x: float, y: float, radius: float, colour: Colour, strength: float) -> None:
-    """A soft glow around (x, y)."""
-    grid = (np.arange(canvas.side, dtype=np.float32) + 0.5) / canvas.side
-    distance = (grid[None, :] - x) ** 2 + (grid[:, None] - y) ** 2
-    canvas.blend(strength * np.exp(-distance / (2 * radius * radius)), colour)
+def _glow(canvas: Canvas, x: float, y: float, radius: float, colour: Colour, strength: float) -> None:
+    """A soft glow around (x, y), half as strong at `radius`."""
+    reach = 3 * radius
+    rows, columns = (slice(max(0, int((c - reach) * canvas.side)), int((c + reach) * canvas.side)) for c in (y, x))
+    patch = canvas.rgb[rows, columns]
+    dy = (np.arange(patch.shape[0], dtype=np.float32) + rows.start) / canvas.side - y
+    dx = (np.arange(patch.shape[1], dtype=np.float32) + columns.start) / canvas.side - x
+    alpha = strength * np.exp2(-(dx[None, :] ** 2 + dy[:, None] ** 2) / radius**2)
+    patch += alpha[:, :, None].astype(np.float32) * (np.asarray(colour, np.float32) - patch)
 
 
 def _clouds(pen: Pen, rng: np.random.Generator, lowest: float, colour: Colour) -> None:
@@ -93,11 +99,15 @@ def _beach(canvas: Canvas, rng: np.random.Generator) -> None:
     sky, sea = hsv(rng.uniform(0.5, 0.6), rng.uniform(0.2, 0.5), 0.97), hsv(rng.uniform(0.47, 0.6), 0.65, 0.72)
     sand = hsv(rng.uniform(0.08, 0.13), rng.uniform(0.25, 0.45), 0.92)
     _gradient(canvas, rng, 0, horizon, (sky, mix(sky, (1.0, 0.9, 0.75), 0.6)), 0.02)
-    _soft(canvas, rng.uniform(), rng.uniform(0.02, horizon), 0.05, (1.0, 0.97, 0.75), 0.95)
+    _glow(canvas, rng.uniform(), rng.uniform(0.02, horizon), 0.05, (1.0, 0.97, 0.75), 0.95)
     _gradient(canvas, rng, horizon, 1, (mix(sea, (0.05, 0.2, 0.4), 0.3), mix(sea, WHITE, 0.3)), 0.06)
     for _ in range(26):
         x, y, long = rng.uniform(-0.1, 1), rng.uniform(horizon, shore), rng.uniform(0.04, 0.16)
-        pen.line(smooth((x, y), (x + long / 2, y - 0.008), (x + long, y), closed=False), mix(sea, WHITE, rng.uniform(0.3, 0.8)), 0.006)
+        pen.line(
+            smooth((x, y), (x + long / 2, y - 0.008), (x + long, y), closed=False),
+            mix(sea, WHITE, rng.uniform(0.3, 0.8)),
+            0.006,
+        )
     _ridge(pen, rng, shore, 0.04, WHITE)
     _gradient(canvas, rng, shore, 1, (mix(sand, (0.5, 0.4, 0.3), 0.25), sand), 0.10)
     _pebbles(pen, rng, shore + 0.02, int(rng.integers(15, 50)), sand)
@@ -111,13 +121,26 @@ def _forest(canvas: Canvas, rng: np.random.Generator) -> None:
         bark = mix(mist, hsv(rng.uniform(0.04, 0.1), 0.5, 0.32), depth)
         for x in rng.uniform(-0.05, 1.05, int(rng.integers(2, 5))):
             half, foot = 0.012 + 0.035 * depth, ground + 0.12 * depth
-            pen.fill(smooth((x - half, -0.1), (x + half, -0.1), (x + half * 1.1, foot - 0.1), (x + half * 1.9, foot), (x - half * 1.8, foot)), bark, round=True)
+            pen.fill(
+                smooth(
+                    (x - half, -0.1),
+                    (x + half, -0.1),
+                    (x + half * 1.1, foot - 0.1),
+                    (x + half * 1.9, foot),
+                    (x - half * 1.8, foot),
+                ),
+                bark,
+                round=True,
+            )
     _gradient(canvas, rng, ground, 1, (hsv(hue, 0.4, 0.45), hsv(hue - 0.08, 0.5, 0.30)), 0.25)
     _blades(pen, rng, ground, int(rng.integers(50, 130)), (hsv(hue, 0.5, 0.62), hsv(hue + 0.05, 0.6, 0.25)))
     _pebbles(pen, rng, ground, int(rng.integers(5, 25)), hsv(hue, 0.2, 0.5))
     for _ in range(40):
         x, y, r = rng.uniform(), rng.uniform(-0.02, 0.22), rng.uniform(0.02, 0.05)
-        pen.fill(ellipse(x, y, r, r * 0.6, rng.uniform(-1, 1)), mix(mist, hsv(hue + rng.uniform(-0.05, 0.05), 0.6, 0.42), rng.uniform(0.4, 1)))
+        pen.fill(
+            ellipse(x, y, r, r * 0.6, rng.uniform(-1, 1)),
+            mix(mist, hsv(hue + rng.uniform(-0.05, 0.05), 0.6, 0.42), rng.uniform(0.4, 1)),
+        )
 
 
 def _room(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -132,9 +155,16 @@ def _room(canvas: Canvas, rng: np.random.Generator) -> None:
             continue
         for y in np.arange(step * (0.25 + 0.5 * (i % 2)), floor, step):
             r = step * 0.24
-            pen.fill(ellipse(x, y, r, r) if motif == 1 else polygon((x - r, y), (x, y - r * 1.5), (x + r, y), (x, y + r * 1.5)), print_)
+            pen.fill(
+                ellipse(x, y, r, r) if motif == 1 else polygon((x - r, y), (x, y - r * 1.5), (x + r, y), (x, y + r * 1.5)),
+                print_,
+            )
     _planks(canvas, pen, rng, floor)
-    pen.fill(polygon((0, floor - 0.035), (1, floor - 0.035), (1, floor + 0.005), (0, floor + 0.005)), mix(paper, WHITE, 0.6), outline=0.004)
+    pen.fill(
+        polygon((0, floor - 0.035), (1, floor - 0.035), (1, floor + 0.005), (0, floor + 0.005)),
+        mix(paper, WHITE, 0.6),
+        outline=0.004,
+    )
 
 
 def _planks(canvas: Canvas, pen: Pen, rng: np.random.Generator, top: float) -> None:
@@ -152,7 +182,7 @@ def _night(canvas: Canvas, rng: np.random.Generator) -> None:
         r = rng.uniform(0.003, 0.008)
         pen.fill(ellipse(x, y, r, r), (1.0, 0.98, rng.uniform(0.7, 1.0)))
     moon = rng.uniform(0.1, 0.9), rng.uniform(0.08, 0.2)
-    _soft(canvas, *moon, 0.10, (0.9, 0.9, 1.0), 0.35)
+    _glow(canvas, *moon, 0.10, (0.9, 0.9, 1.0), 0.35)
     pen.fill(ellipse(*moon, 0.055, 0.055), (0.98, 0.96, 0.82), round=True)
     _ridge(pen, rng, ground, 0.22, hsv(hue, 0.45, 0.42))
     _ridge(pen, rng, ground + 0.06, 0.10, hsv(hue, 0.30, 0.62))
@@ -166,14 +196,15 @@ def _underwater(canvas: Canvas, rng: np.random.Generator) -> None:
     _gradient(canvas, rng, 0, 1, (hsv(hue, 0.45, 0.88), hsv(hue + 0.04, 0.75, 0.45)), 0.08)
     for x in rng.uniform(-0.2, 1, 4):
         wide, slant = rng.uniform(0.03, 0.09), rng.uniform(0.1, 0.4)
-        ray = pen.region(polygon((x, 0), (x + wide, 0), (x + slant + 2 * wide, 0.9), (x + slant, 0.9)))
-        canvas.rgb[ray] = canvas.rgb[ray] * 0.9 + 0.09
+        pen.relight(polygon((x, 0), (x + wide, 0), (x + slant + 2 * wide, 0.9), (x + slant, 0.9)), 1.12)
     _ridge(pen, rng, ground + 0.02, 0.08, hsv(0.11, 0.3, 0.55))
     _gradient(canvas, rng, ground, 1, (hsv(0.11, 0.32, 0.60), hsv(0.11, 0.30, 0.80)), 0.12)
     _pebbles(pen, rng, ground, int(rng.integers(10, 35)), hsv(0.1, 0.3, 0.7))
     for x in rng.uniform(0, 1, int(rng.integers(5, 14))):
         foot, tall, sway = rng.uniform(ground, 1.0), rng.uniform(0.15, 0.45), rng.uniform(-0.05, 0.05)
-        weed = smooth((x, foot), (x + sway, foot - tall * 0.35), (x - sway, foot - tall * 0.7), (x + sway, foot - tall), closed=False)
+        weed = smooth(
+            (x, foot), (x + sway, foot - tall * 0.35), (x - sway, foot - tall * 0.7), (x + sway, foot - tall), closed=False
+        )
         pen.line(weed, hsv(rng.uniform(0.2, 0.42), 0.65, rng.uniform(0.35, 0.65)), rng.uniform(0.012, 0.024))
     for x, y in rng.uniform(0, 0.9, (18, 2)):
         r = rng.uniform(0.005, 0.016)

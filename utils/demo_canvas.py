@@ -1,5 +1,6 @@
 """The paper and pens of the demo set's drawings: filled, shaded, outlined shapes on a supersampled canvas."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -8,10 +9,13 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Window = tuple[slice, slice]  # rows and columns of the canvas
 Colour = tuple[float, float, float]
 
 SUPERSAMPLE = 4  # canvas pixels per image pixel and axis; averaging them is the antialiasing
 FIXED_POINT_BITS = 4  # sub-pixel bits of OpenCV's polygon corners
+OUTLINE_MARK = 2  # value of outline pixels in a shape's mask
+OUTLINE_SHADE = np.float32(0.38)  # brightness of an outline, of its shape's colour
 LIGHT = (-0.40, -0.55, 0.73)  # direction to the light: from the upper left, towards the viewer
 AMBIENT = 0.52  # brightness of a fully turned-away surface, of its colour
 DIFFUSE = 0.60  # added where the surface faces the light
@@ -28,11 +32,10 @@ class Frame:
 
     def to_canvas(self, points: FloatArray) -> FloatArray:
         """Local `points (N, 2)` in canvas pixels, (N, 2) float32."""
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        x = -points[:, 0] if self.mirrored else points[:, 0]
-        y = points[:, 1]
-        turned = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-        return (turned * self.scale + np.asarray(self.centre)).astype(np.float32)
+        cos, sin = self.scale * math.cos(self.angle), self.scale * math.sin(self.angle)
+        mirror = -1.0 if self.mirrored else 1.0
+        turn = np.asarray([[cos * mirror, sin * mirror], [-sin, cos]], np.float32)
+        return np.asarray(points @ turn + np.asarray(self.centre, np.float32), np.float32)
 
 
 class Canvas:
@@ -49,10 +52,6 @@ class Canvas:
     def pen(self, frame: Frame | None = None, owner: int = 0) -> "Pen":
         """A pen for `frame` (default: x and y in [0, 1] over the canvas) whose strokes belong to drawing `owner`."""
         return Pen(self, frame or Frame((0.0, 0.0), float(self.side)), owner)
-
-    def blend(self, alpha: FloatArray, colour: Colour) -> None:
-        """Mix `colour` into the picture; `alpha (S, S)` in [0, 1]."""
-        self.rgb += alpha[:, :, None] * (np.asarray(colour, np.float32) - self.rgb)
 
     def image(self) -> NDArray[np.uint8]:
         """The antialiased picture, (size, size, 3) uint8."""
@@ -91,65 +90,78 @@ class Pen:
             clip: canvas pixels the shape may touch, (S, S); default all.
         """
         corners = self.frame.to_canvas(points)
+        if not round and outline == 0 and clip is None:
+            self._fill_flat(corners, colour)
+            return
         width = max(1, int(outline * self.frame.scale + 0.5)) if outline > 0 else 0
         window = self._window(corners, width + 1)
         if window is None:
             return
-        rows, columns = window
-        body, line = self._masks(corners, rows, columns, width)
+        mask = self._mask(corners, window, width)
         if clip is not None:
-            body &= clip[rows, columns]
-            line &= clip[rows, columns]
-        paint = np.asarray(colour, np.float32)
-        shade = _round_shading(corners, rows, columns)[body][:, None] if round else np.float32(1.0)
-        patch = self.canvas.rgb[rows, columns]
-        patch[body] = np.minimum(paint * shade, 1.0)
-        patch[line] = paint * np.float32(0.38)
-        self.canvas.owner[rows, columns][body | line] = self.owner
+            mask[~clip[window]] = 0
+        shade = _round_shading(corners, window)[:, :, None] if round else np.ones((*mask.shape, 1), np.float32)
+        painted = np.minimum(np.asarray(colour, np.float32) * shade, 1.0)
+        painted[mask == OUTLINE_MARK] = np.asarray(colour, np.float32) * OUTLINE_SHADE
+        drawn = mask > 0
+        np.copyto(self.canvas.rgb[window], painted, where=drawn[:, :, None])
+        np.copyto(self.canvas.owner[window], np.uint8(self.owner), where=drawn)
 
     def line(self, points: FloatArray, colour: Colour, width: float) -> None:
         """Draw the open curve `points (N, 2)` with round ends, `width` in the frame's units."""
-        corners = self.frame.to_canvas(points)
+        corners = _fixed(self.frame.to_canvas(points))
         pixels = max(1, int(width * self.frame.scale + 0.5))
-        window = self._window(corners, pixels)
+        for target, value in self._targets(colour):
+            cv2.polylines(target, [corners], False, value, pixels, cv2.LINE_8, FIXED_POINT_BITS)
+
+    def relight(self, points: FloatArray, factor: float) -> None:
+        """Multiply what nobody owns inside the closed curve `points (N, 2)` by `factor`: a shadow or a ray of light."""
+        corners = self.frame.to_canvas(points)
+        window = self._window(corners, 1)
         if window is None:
             return
-        rows, columns = window
-        mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-        cv2.polylines(mask, [_fixed(corners, rows, columns)], False, 1, pixels, cv2.LINE_8, FIXED_POINT_BITS)
-        drawn = mask > 0
-        self.canvas.rgb[rows, columns][drawn] = colour
-        self.canvas.owner[rows, columns][drawn] = self.owner
+        free = (self._mask(corners, window) > 0) & (self.canvas.owner[window] == 0)
+        light = np.where(free, np.float32(factor), np.float32(1.0))
+        self.canvas.rgb[window] *= light[:, :, None]
 
     def region(self, points: FloatArray) -> BoolArray:
         """Canvas pixels inside the closed curve `points (N, 2)`, (S, S) bool; for `fill(clip=...)`."""
         whole = slice(0, self.canvas.side)
-        return self._masks(self.frame.to_canvas(points), whole, whole, 0)[0]
+        return self._mask(self.frame.to_canvas(points), (whole, whole)) > 0
 
-    def _window(self, corners: FloatArray, margin: int) -> tuple[slice, slice] | None:
-        low = np.floor(corners.min(axis=0)).astype(int) - margin
-        high = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
-        left, top = (int(v) for v in np.clip(low, 0, self.canvas.side))
-        right, bottom = (int(v) for v in np.clip(high, 0, self.canvas.side))
+    def _fill_flat(self, corners: FloatArray, colour: Colour) -> None:
+        for target, value in self._targets(colour):
+            cv2.fillPoly(target, [_fixed(corners)], value, cv2.LINE_8, FIXED_POINT_BITS)
+
+    def _targets(self, colour: Colour) -> tuple[tuple[FloatArray | NDArray[np.uint8], Colour], ...]:
+        return (self.canvas.rgb, colour), (self.canvas.owner, (float(self.owner), 0.0, 0.0))
+
+    def _window(self, corners: FloatArray, margin: int) -> Window | None:
+        """Rows and columns of the canvas that `corners` with a margin reach; None when outside."""
+        (low_x, low_y), (high_x, high_y) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        left, top = max(0, int(low_x) - margin), max(0, int(low_y) - margin)
+        right, bottom = min(self.canvas.side, int(high_x) + margin + 2), min(self.canvas.side, int(high_y) + margin + 2)
         return (slice(top, bottom), slice(left, right)) if right > left and bottom > top else None
 
     @staticmethod
-    def _masks(corners: FloatArray, rows: slice, columns: slice, outline: int) -> tuple[BoolArray, BoolArray]:
+    def _mask(corners: FloatArray, window: Window, outline: int = 0) -> NDArray[np.uint8]:
+        """0 outside, 1 inside and `OUTLINE_MARK` on the outline (pixels wide) of the closed curve, over `window`."""
+        rows, columns = window
         mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-        fixed = _fixed(corners, rows, columns)
+        fixed = _fixed(corners - np.asarray([columns.start, rows.start], np.float32))
         cv2.fillPoly(mask, [fixed], 1, cv2.LINE_8, FIXED_POINT_BITS)
         if outline:
-            cv2.polylines(mask, [fixed], True, 2, outline, cv2.LINE_8, FIXED_POINT_BITS)
-        return mask == 1, mask == 2
+            cv2.polylines(mask, [fixed], True, OUTLINE_MARK, outline, cv2.LINE_8, FIXED_POINT_BITS)
+        return mask
 
 
-def _fixed(corners: FloatArray, rows: slice, columns: slice) -> NDArray[np.int32]:
-    local = corners - np.asarray([columns.start, rows.start], np.float32)
-    return np.round(local * (1 << FIXED_POINT_BITS)).astype(np.int32)
+def _fixed(corners: FloatArray) -> NDArray[np.int32]:
+    return np.rint(corners * (1 << FIXED_POINT_BITS)).astype(np.int32)
 
 
-def _round_shading(corners: FloatArray, rows: slice, columns: slice) -> FloatArray:
+def _round_shading(corners: FloatArray, window: Window) -> FloatArray:
     """Brightness of an ellipsoid that fills the curve's bounding box, over the window; about 0.4 to 1.1."""
+    rows, columns = window
     low, high = corners.min(axis=0), corners.max(axis=0)
     centre, radius = (low + high) / 2, np.maximum((high - low) / 2, 1.0)
     x = ((np.arange(columns.start, columns.stop, dtype=np.float32) - centre[0]) / radius[0])[None, :]

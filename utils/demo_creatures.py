@@ -12,6 +12,8 @@ from utils.demo_canvas import BoolArray, Colour, FloatArray, Pen
 from utils.demo_shapes import ellipse, hsv, mix, noise, pear, smooth, tube
 
 OUTLINE = 0.022  # width of the dark line around every shape
+FUR_CELLS = (12, 10)  # blobs of fur down and across a body
+FUR_CONTRAST = np.float32(0.05)
 WHITE: Colour = (0.97, 0.97, 0.95)
 DARK: Colour = (0.10, 0.08, 0.10)
 
@@ -70,11 +72,11 @@ def _draw_body(pen: Pen, look: Look, rng: np.random.Generator) -> None:
     pen.fill(outline, look.coat, round=True, outline=OUTLINE)
     inside = pen.region(pear(look.width - OUTLINE, 0.5 - OUTLINE, look.belly))
     _draw_markings(pen, look, rng, inside)
-    fur = noise(rng, (16, 16), (8, 8), 2).repeat(pen.canvas.side // 16, 0).repeat(pen.canvas.side // 16, 1)
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if len(rows):
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        pen.canvas.rgb[window] *= 1 + 0.03 * (fur[window] * inside[window])[:, :, None]
+        fur = noise(rng, inside[window].shape, FUR_CELLS, 2) * inside[window]
+        pen.canvas.rgb[window] *= 1 + FUR_CONTRAST * fur[:, :, None]
 
 
 def _draw_markings(pen: Pen, look: Look, rng: np.random.Generator, inside: BoolArray) -> None:
@@ -86,7 +88,9 @@ def _draw_markings(pen: Pen, look: Look, rng: np.random.Generator, inside: BoolA
             pen.fill(ellipse(x, y, radius, radius), look.trim, round=True, clip=inside)
     if look.markings == "stripes":
         for y in (0.14, 0.27, 0.40):
-            stripe = smooth((-0.6, y - 0.03), (0.0, y + 0.03), (0.6, y - 0.03), (0.6, y + 0.02), (0.0, y + 0.08), (-0.6, y + 0.02))
+            stripe = smooth(
+                (-0.6, y - 0.03), (0.0, y + 0.03), (0.6, y - 0.03), (0.6, y + 0.02), (0.0, y + 0.08), (-0.6, y + 0.02)
+            )
             pen.fill(stripe, mix(look.coat, look.trim, 0.8), clip=inside)
 
 
@@ -120,7 +124,9 @@ def _nothing(pen: Pen, look: Look) -> None:
 def _long_ears(pen: Pen, look: Look) -> None:
     for side in (-1, 1):
         bend = 0.07 * look.lean + side * 0.06
-        spine = _bend((side * 0.13, -0.40), (side * 0.16 + bend * 0.3, -0.58), (side * 0.17 + bend * 1.4, -0.42 - 0.40 * look.part))
+        spine = _bend(
+            (side * 0.13, -0.40), (side * 0.16 + bend * 0.3, -0.58), (side * 0.17 + bend * 1.4, -0.42 - 0.40 * look.part)
+        )
         pen.fill(tube(spine, [0.06, 0.085, 0.085, 0.025]), look.coat, round=True, outline=OUTLINE)
         pen.fill(tube(spine[2:-2], [0.03, 0.042, 0.04, 0.012]), mix(look.trim, (0.98, 0.60, 0.65), 0.5))
 
@@ -138,7 +144,9 @@ def _horn(pen: Pen, look: Look) -> None:
     left, right = np.asarray([look.gaze - 0.06, -0.36], np.float32), np.asarray([look.gaze + 0.10, -0.37], np.float32)
     pen.fill(np.stack([left, tip, right]), mix(look.accent, WHITE, 0.35), round=True, outline=OUTLINE)
     for share in (0.15, 0.38, 0.60):
-        pen.line(np.stack([left + (tip - left) * share, right + (tip - right) * (share + 0.12)]), mix(look.accent, DARK, 0.5), 0.022)
+        pen.line(
+            np.stack([left + (tip - left) * share, right + (tip - right) * (share + 0.12)]), mix(look.accent, DARK, 0.5), 0.022
+        )
 
 
 def _feelers(pen: Pen, look: Look) -> None:

@@ -16,12 +16,12 @@ from utils.demo_things import draw_thing
 SPLITS = ("train", "val")
 CREATURE_COUNTS = (0.38, 0.40, 0.22)  # chances of 1, 2, 3 creatures
 THING_COUNTS = (0.25, 0.45, 0.30)  # chances of 0, 1, 2 unlabelled things
-HEIGHTS = ((0.44, 0.66), (0.34, 0.50), (0.30, 0.42))  # body height in picture sides, for 1, 2, 3 creatures
+HEIGHTS = ((0.42, 0.62), (0.33, 0.46), (0.28, 0.39))  # body height in picture sides, for 1, 2, 3 creatures
 THING_HEIGHTS = (0.18, 0.34)
 TILT = 0.22  # standard deviation of a creature's angle, radians
 TUMBLE_CHANCE, TUMBLE = 0.15, 1.1  # sometimes any angle up to TUMBLE radians
-MARGIN = 0.54  # of an object's height: how far its centre stays from the border
-HEADROOM = 0.76  # the same at the top, where most creatures have their part
+MARGIN = 0.60  # of an object's height: how far its centre stays from the border
+HEADROOM = 0.85  # the same at the top, where most creatures have their part
 SPACING = 0.88  # distance of two centres over the sum of their radii, at least; below 1 is overlap
 PLACE_TRIES = 60  # random places tried before the roomiest one is taken
 SCENE_TRIES = 12  # arrangements tried until every creature can be recognised
@@ -112,17 +112,26 @@ def _room(other: _Actor, x: float, y: float, height: float) -> float:
 
 
 def _draw_actors(canvas: Canvas, actors: list[_Actor]) -> bool:
-    """Draw all actors; True when each creature and its part are visible enough to be recognised.
+    """Draw all actors; True when each creature can be recognised: it and its part are hidden by others only a little, and
+    no part is cut off by the border.
 
     Actor n owns canvas numbers 2n + 1 (body) and 2n + 2 (the part that tells its class)."""
-    drawn: dict[int, int] = {}
+    required: dict[int, float] = {}
     for number, actor in enumerate(actors):
         body, part = 2 * number + 1, 2 * number + 2
         _draw_actor(canvas, actor, body, part)
-        if actor.kind >= 0:
-            drawn |= {owner: int((canvas.owner == owner).sum()) for owner in (body, part)}
-    share = {body: VISIBLE_BODY for body in drawn if body % 2} | {part: VISIBLE_PART for part in drawn if part % 2 == 0}
-    return all(area > 0 and (canvas.owner == owner).sum() >= share[owner] * area for owner, area in drawn.items())
+        if actor.kind < 0:
+            continue
+        if _touches_border(canvas, part):
+            return False
+        required[body] = VISIBLE_BODY * np.count_nonzero(canvas.owner == body)
+        required[part] = VISIBLE_PART * np.count_nonzero(canvas.owner == part)
+    return all(area > 0 and np.count_nonzero(canvas.owner == owner) >= area for owner, area in required.items())
+
+
+def _touches_border(canvas: Canvas, owner: int) -> bool:
+    edges = canvas.owner[[0, -1], :], canvas.owner[:, [0, -1]]
+    return any((edge == owner).any() for edge in edges)
 
 
 def _draw_actor(canvas: Canvas, actor: _Actor, body: int, part: int) -> None:
@@ -139,11 +148,9 @@ def _draw_actor(canvas: Canvas, actor: _Actor, body: int, part: int) -> None:
 
 def _draw_shadow(canvas: Canvas, actor: _Actor) -> None:
     """A darkened patch of ground under an actor; it belongs to nobody and spares whoever is drawn already."""
-    pen = canvas.pen()
     for grow in (1.0, 0.75):
         patch = ellipse(actor.x + 0.03, actor.foot + 0.01, 0.42 * grow * actor.height, 0.10 * grow * actor.height)
-        shaded = pen.region(patch) & (canvas.owner == 0)
-        canvas.rgb[shaded] *= np.float32(0.80)
+        canvas.pen().relight(patch, 0.80)
 
 
 def _finish(canvas: Canvas, actors: list[_Actor], rng: np.random.Generator) -> Scene:

@@ -1,6 +1,7 @@
 """Curves, colours and noise the demo set's drawings are made of. Curves are (N, 2) float32, x to the right, y down."""
 
 import colorsys
+import math
 
 import cv2
 import numpy as np
@@ -10,14 +11,15 @@ from utils.demo_canvas import Colour, FloatArray
 
 CURVE_POINTS = 48  # corners of a closed curve; below a supersampled pixel for the sizes drawn
 SPLINE_STEPS = 8  # points between two control points of a smooth curve
+_TURN = np.linspace(0, 2 * np.pi, CURVE_POINTS, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1).astype(np.float32)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> FloatArray:
     """An ellipse around (x, y) with half-axes `rx`, `ry`, turned by `angle` radians (clockwise)."""
-    t = np.linspace(0, 2 * np.pi, CURVE_POINTS, endpoint=False)
-    px, py = rx * np.cos(t), ry * np.sin(t)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([x + cos * px - sin * py, y + sin * px + cos * py], axis=1).astype(np.float32)
+    cos, sin = math.cos(angle), math.sin(angle)
+    axes = np.asarray([[cos * rx, sin * rx], [-sin * ry, cos * ry]], np.float32)
+    return np.asarray(_CIRCLE @ axes + np.asarray([x, y], np.float32), np.float32)
 
 
 def polygon(*corners: tuple[float, float]) -> FloatArray:

@@ -40,7 +40,11 @@ def _gift(pen: Pen, first: Colour, second: Colour) -> None:
 
 
 def _umbrella(pen: Pen, first: Colour, second: Colour) -> None:
-    pen.fill(tube(smooth((0, -0.3), (0, 0.40), (0.07, 0.49), (0.14, 0.40), closed=False), [0.022, 0.022]), WOOD, outline=OUTLINE * 0.5)
+    pen.fill(
+        tube(smooth((0, -0.3), (0, 0.40), (0.07, 0.49), (0.14, 0.40), closed=False), [0.022, 0.022]),
+        WOOD,
+        outline=OUTLINE * 0.5,
+    )
     angles = np.linspace(np.pi, 2 * np.pi, 25)
     dome = [(0.5 * float(np.cos(a)), 0.5 * float(np.sin(a)) + 0.05) for a in angles]
     rim = [(0.34, -0.01), (0.17, 0.05), (0.0, -0.01), (-0.17, 0.05), (-0.34, -0.01)]
@@ -61,12 +65,22 @@ def _lantern(pen: Pen, first: Colour, second: Colour) -> None:
 def _balloon(pen: Pen, first: Colour, second: Colour) -> None:
     pen.line(smooth((0, 0.1), (0.05, 0.25), (-0.04, 0.38), (0.03, 0.52), closed=False), mix(second, WOOD, 0.6), 0.02)
     pen.fill(polygon((-0.05, 0.16), (0, 0.08), (0.05, 0.16)), first, outline=OUTLINE)
-    pen.fill(smooth((0, 0.10), (-0.28, -0.12), (-0.22, -0.44), (0, -0.53), (0.22, -0.44), (0.28, -0.12)), first, round=True, outline=OUTLINE)
+    pen.fill(
+        smooth((0, 0.10), (-0.28, -0.12), (-0.22, -0.44), (0, -0.53), (0.22, -0.44), (0.28, -0.12)),
+        first,
+        round=True,
+        outline=OUTLINE,
+    )
     pen.fill(ellipse(-0.10, -0.33, 0.05, 0.08, 0.4), WHITE)
 
 
 def _toadstool(pen: Pen, first: Colour, second: Colour) -> None:
-    pen.fill(smooth((-0.13, -0.05), (0.13, -0.05), (0.17, 0.42), (0, 0.47), (-0.17, 0.42)), (0.93, 0.88, 0.78), round=True, outline=OUTLINE)
+    pen.fill(
+        smooth((-0.13, -0.05), (0.13, -0.05), (0.17, 0.42), (0, 0.47), (-0.17, 0.42)),
+        (0.93, 0.88, 0.78),
+        round=True,
+        outline=OUTLINE,
+    )
     cap = smooth((-0.46, 0.02), (-0.34, -0.30), (0, -0.46), (0.34, -0.30), (0.46, 0.02), (0, 0.09))
     pen.fill(cap, first, round=True, outline=OUTLINE)
     for x, y, radius in ((-0.25, -0.10, 0.07), (0.02, -0.26, 0.09), (0.27, -0.10, 0.06), (0.05, -0.02, 0.05)):

@@ -61,15 +61,16 @@ def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], t
     axes.barh(rows, np.nan_to_num(values), height=0.72, color=[MUTED, *[COLOUR] * (len(names) - 1)])
     for row, value in zip(rows, values.tolist(), strict=True):
         text = "absent" if np.isnan(value) else f"{value:.1f}"
-        axes.text(np.nan_to_num(value) + 0.8, row, text, va="center", fontsize=8, color=MUTED if np.isnan(value) else "black")
-    axes.axvline(mean, color=ACCENT, linewidth=1.2, label=f"mean {mean:.2f}")
+        colour = MUTED if np.isnan(value) else "black"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(np.nan_to_num(value) + 0.8, row, text, va="center", fontsize=8, color=colour, bbox=box)
+    axes.axvline(mean, color=ACCENT, linewidth=1.2, linestyle="--")
     axes.set_yticks(rows, names, fontsize=9)
     axes.set(xlabel="IoU, %", xlim=(0, 105), ylim=(len(names) - 0.4, -0.6))
-    axes.set_title(f"IoU per class at background threshold {threshold:.3f}")
+    axes.set_title(f"IoU per class at background threshold {threshold:.3f} (dashed: mean {mean:.2f})")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.9, 0), fontsize=9)
     _save(figure, path)
 
 
@@ -101,7 +102,7 @@ def plot_confusion(path: Path, names: Sequence[str], confusion: NDArray[np.int64
     axes.set_title(f"Share of each class's pixels, %, at background threshold {threshold:.3f}")
     if numbered:
         _write_numbers(axes, shares)
-    bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]))
+    bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.015, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]))
     bar.ax.set_yticklabels(["0", "1", "5", "10", "25", "50", "75", "100 %"], fontsize=size)
     _save(figure, path)
 
@@ -114,7 +115,7 @@ def _write_numbers(axes: Axes, shares: NDArray[np.float64]) -> None:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
@@ -122,4 +123,4 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", bbox_inches="tight")

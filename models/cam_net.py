@@ -1,0 +1,125 @@
+"""A trunk with the CAM head: what both networks of L2G are."""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from models.cam_head import CamHead
+
+
+class Trunk(Protocol):
+    """What a trunk offers: features at `stride`, two side features, and names.
+
+    `head_modules` are layers of the trunk that learn at the head's rate (VGG-16's extra convolutions).
+    `head_names` maps our head's module names to the published ones.
+    """
+
+    stride: int
+    out_channels: int
+    side_channels: tuple[int, int]
+    side_dims: tuple[int, int]
+    affinity_dim: int
+    head_names: dict[str, str]
+
+    @property
+    def stem(self) -> list[nn.Module]: ...
+
+    @property
+    def head_modules(self) -> list[nn.Module]: ...
+
+
+class CamNetwork(nn.Module):
+    """Image to class score maps; keys `backbone.*` and `head.*`.
+
+    Args:
+        backbone: a trunk (see `Trunk`).
+        num_classes: foreground classes C.
+        freeze_bn: BatchNorm uses its stored statistics and is not trained, whatever train() says (published).
+        freeze_stem: the trunk's stem is not trained (published).
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, *, freeze_bn: bool = True, freeze_stem: bool = True) -> None:
+        super().__init__()
+        trunk = cast(Trunk, backbone)
+        self.backbone = backbone
+        self.head = CamHead(trunk.out_channels, trunk.side_channels, num_classes, trunk.side_dims, trunk.affinity_dim)
+        self.num_classes, self.stride = num_classes, trunk.stride
+        self.freeze_bn, self.freeze_stem = freeze_bn, freeze_stem
+        if freeze_stem:
+            for module in trunk.stem:
+                module.requires_grad_(False)
+        if freeze_bn:
+            for norm in self._norms():
+                norm.requires_grad_(False)
+
+    @property
+    def trunk(self) -> Trunk:
+        return cast(Trunk, self.backbone)
+
+    def forward(self, images: Tensor, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute score maps and image scores.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised RGB.
+            channels: score channels wanted (indices in [0, C]); None is all.
+
+        Returns:
+            score map (B, C + 1, h, w), background last, or (B, len(channels), h, w); logits (B, C), the spatial means of
+            the class channels (of all wanted channels when `channels` is given).
+        """
+        side_a, side_b, features = self.backbone(images)
+        score_map = self.head(images, side_a, side_b, features, channels)
+        classes = score_map if channels is not None else score_map[:, : self.num_classes]
+        return score_map, classes.mean(dim=(2, 3))
+
+    def train(self, mode: bool = True) -> "CamNetwork":
+        """Switch dropout (and trainable BatchNorm); frozen BatchNorm stays in eval mode."""
+        super().train(mode)
+        if self.freeze_bn:
+            for norm in self._norms():
+                norm.eval()
+        if self.freeze_stem:
+            for module in self.trunk.stem:
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the published groups, convolutions in registration order.
+
+        Frozen stem convolutions are members, as published (they never get a gradient, so they never change, and published
+        optimiser states count them). `norm` holds BatchNorm's parameters where it is trained.
+        """
+        head = {id(m) for part in (self.head, *self.trunk.head_modules) for m in part.modules()}
+        groups: dict[str, list[nn.Parameter]] = {
+            "pretrained_weights": [], "pretrained_biases": [], "head_weights": [], "head_biases": [], "norm": []
+        }  # fmt: skip
+        for module in self.modules():
+            prefix = "head" if id(module) in head else "pretrained"
+            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
+                groups["norm"] += [p for p in module.parameters(recurse=False) if p.requires_grad]
+                continue
+            for name, parameter in module.named_parameters(recurse=False):
+                groups[f"{prefix}_{'biases' if name.endswith('bias') else 'weights'}"].append(parameter)
+        if not groups["norm"]:
+            del groups["norm"]
+        return groups
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename our keys to the published ones."""
+        return {self._published_name(key): value for key, value in state.items()}
+
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename published keys (or keep our own); unknown keys stay as they are, for the loader to report."""
+        names = {self._published_name(key): key for key in self.state_dict()}
+        return {names.get(key, key): value for key, value in state.items()}
+
+    def _published_name(self, key: str) -> str:
+        part, _, rest = key.partition(".")
+        if part == "backbone":
+            return rest
+        module, _, leaf = rest.partition(".")
+        return f"{self.trunk.head_names.get(module, 'head.' + module)}.{leaf}"
+
+    def _norms(self) -> list[nn.Module]:
+        return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
