@@ -46,9 +46,7 @@ def run(cfg: Config) -> dict[str, Any]:
     best = int(every_level.mean_iou.argmax())
     result = {
         "best": {"threshold": best / (LEVELS - 1), "mean_iou": float(every_level.mean_iou[best])},
-        "thresholds": [
-            {"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds
-        ],
+        "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
     _write(cfg, result, histogram)
     _draw(cfg, every_level, best, histogram, names)

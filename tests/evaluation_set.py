@@ -1,5 +1,6 @@
 """Small data sets on disk for the evaluation and pseudo-label tests, read from the golden fixture or drawn."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ def golden_classes(arrays: dict[str, Any], dataset: str) -> list[tuple[int, ...]
     return [tuple(int(c) for c in line.split(",")) for line in arrays[f"{dataset}_labels"].tolist()]
 
 
-def write_set(
-    root: Path,
-    images: dict[str, tuple[NDArray[np.uint8], dict[int, NDArray[np.uint8]], NDArray[np.uint8] | None]],
-) -> None:
+# Ground truth, CAM of each present class, saliency.
+Picture = tuple[NDArray[np.uint8], dict[int, NDArray[np.uint8]], NDArray[np.uint8] | None]
+
+
+def write_set(root: Path, images: Mapping[str, Picture]) -> None:
     """Write images, lists, ground truth, CAMs and saliency of id -> (ground truth, class -> CAM, saliency)."""
     for folder in ("JPEGImages", "SegmentationClassAug", "Sal", "cams"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def write_set(
 def write_golden_set(root: Path, dataset: str) -> None:
     """Write the fixture's four images of `dataset` below `root`."""
     arrays = golden()
-    images = {}
+    images: dict[str, Picture] = {}
     for i, classes in enumerate(golden_classes(arrays, dataset)):
         cams = {c: arrays[f"{dataset}_att_{i}_{c}"] for c in classes}
         images[f"image_{i}"] = (arrays[f"{dataset}_gt_{i}"], cams, None)

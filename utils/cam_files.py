@@ -38,7 +38,7 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
             f"{cfg.data.label_list} has no line for '{unknown[0]}' of {cfg.data.eval_list} ({len(unknown)} such ids); "
             "set data.label_list to a list that covers data.eval_list"
         )
-    tasks = [(image_id, tuple(labels[image_id])) for image_id in ids]
+    tasks = [(image_id, labels[image_id]) for image_id in ids]
     _check_cams(cam_dir, tasks, names)
     return tasks
 

@@ -52,7 +52,7 @@ def random_look(rng: np.random.Generator) -> Look:
 
 
 def draw_creature(pen: Pen, part_pen: Pen, kind: str, look: Look, rng: np.random.Generator) -> None:
-    """Draw one creature of class `kind` (a key of `PARTS`), about 1 high plus its part; `part_pen` draws what tells its class."""
+    """Draw one creature of class `kind` (a key of `PARTS`), about 1 high; `part_pen` adds the part that tells its class."""
     back, front = PARTS[kind]
     back(part_pen, look)
     _draw_feet(pen, look)

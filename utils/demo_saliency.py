@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.demo_canvas import FloatArray
 from utils.demo_shapes import noise
@@ -18,9 +19,7 @@ BLUR = (0.008, 0.022)  # standard deviation in picture sides
 HAZE = 0.10  # brightest glimmer of the empty background
 
 
-def imperfect_saliency(
-    creatures: list[FloatArray], things: list[FloatArray], rng: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def imperfect_saliency(creatures: list[FloatArray], things: list[FloatArray], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a saliency map.
 
     Args:
@@ -42,7 +41,7 @@ def imperfect_saliency(
     blurred = cv2.GaussianBlur(_warped(total, rng), (0, 0), rng.uniform(*BLUR) * size)
     haze = np.maximum(0.0, noise(rng, (size, size), (3, 3), 2)) * rng.uniform(0, HAZE)
     unsure = 1 + 0.10 * noise(rng, (size, size), (5, 5), 2)
-    return np.asarray(np.clip((blurred * unsure + haze) * 255, 0, 255) + 0.5, np.float32).clip(0, 255).astype(np.uint8)
+    return np.rint(np.clip(blurred * unsure + haze, 0, 1) * 255).astype(np.uint8)
 
 
 def _missing_piece(coverage: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -51,7 +50,7 @@ def _missing_piece(coverage: FloatArray, rng: np.random.Generator) -> FloatArray
     if rng.uniform() >= MISSING_CHANCE or len(rows) == 0:
         return np.ones_like(coverage)
     place = int(rng.integers(len(rows)))
-    radius = rng.uniform(*MISSING_RADIUS) * max(np.ptp(rows), np.ptp(columns), 1)
+    radius = rng.uniform(*MISSING_RADIUS) * max(int(np.ptp(rows)), int(np.ptp(columns)), 1)
     y, x = np.ogrid[: coverage.shape[0], : coverage.shape[1]]
     distance = np.sqrt((y - rows[place]) ** 2 + (x - columns[place]) ** 2) / radius
     return np.clip(3 * distance - 2, 0, 1).astype(np.float32)

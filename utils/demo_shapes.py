@@ -30,10 +30,8 @@ def polygon(*corners: tuple[float, float]) -> FloatArray:
 def smooth(*corners: tuple[float, float], closed: bool = True) -> FloatArray:
     """A Catmull-Rom curve through `corners`."""
     points = np.asarray(corners, np.float32)
-    if closed:
-        padded = np.concatenate([points[-1:], points, points[:2]])
-    else:
-        padded = np.concatenate([points[:1], points, points[-1:]])
+    ends = (points[-1:], points[:2]) if closed else (points[:1], points[-1:])
+    padded = np.concatenate([ends[0], points, ends[1]])
     before, start, end, after = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
     t = np.linspace(0, 1, SPLINE_STEPS, endpoint=False, dtype=np.float32)[None, :, None]
     p0, p1, p2, p3 = (p[:, None, :] for p in (before, start, end, after))

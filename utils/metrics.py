@@ -26,9 +26,7 @@ class Scores:
         return nan_mean(self.iou)
 
 
-def confusion_matrix(
-    ground_truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(ground_truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     """Count pixels by (ground truth, prediction).
 
     Args:

@@ -33,9 +33,7 @@ def plot_threshold_curve(path: Path, mean_iou: NDArray[np.float64], listed: Sequ
     thresholds = np.arange(len(mean_iou)) / (len(mean_iou) - 1)
     best = int(mean_iou.argmax())
     axes.plot(thresholds, 100 * mean_iou, color=COLOUR, linewidth=2)
-    axes.plot(
-        listed, 100 * np.interp(listed, thresholds, mean_iou), "o", color=COLOUR, markerfacecolor="white", label="listed"
-    )
+    axes.plot(listed, 100 * np.interp(listed, thresholds, mean_iou), "o", color=COLOUR, markerfacecolor="white", label="listed")
     label = f"best: {100 * mean_iou[best]:.2f} at {thresholds[best]:.3f}"
     axes.plot(thresholds[best], 100 * mean_iou[best], "*", color=ACCENT, markersize=14, label=label)
     axes.set(xlabel="background threshold", ylabel="mean IoU, %", xlim=(0, 1), ylim=(0, None))
@@ -59,7 +57,7 @@ def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], t
     rows = np.arange(len(names))
     mean = float(np.nanmean(values))
     axes.barh(rows, np.nan_to_num(values), height=0.72, color=[MUTED, *[COLOUR] * (len(names) - 1)])
-    for row, value in zip(rows, values.tolist(), strict=True):
+    for row, value in enumerate(values.tolist()):
         text = "absent" if np.isnan(value) else f"{value:.1f}"
         colour = MUTED if np.isnan(value) else "black"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}

@@ -12,7 +12,7 @@ from configs.schema import PseudoConfig
 from utils.cam_files import LabelledId, cam_path, chunked
 from utils.classes import BACKGROUND, IGNORE, palette
 from utils.images import image_size, read_cam, read_label_map, read_saliency, write_png
-from utils.metrics import UINT8_VALUES, confusion_matrix
+from utils.metrics import confusion_matrix
 from utils.parallel import map_progress
 from utils.pseudo_labels import fuse_saliency, fuse_threshold
 
@@ -71,9 +71,10 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
 def label_chunk(source: LabelSource, tasks: Sequence[LabelledId]) -> LabelCounts:
     """Label a few images in this process."""
     counts = _no_counts(source.num_classes)
+    colours = palette()
     for image_id, classes in tasks:
         labels = make_label(source, image_id, classes)
-        write_png(source.out_dir / f"{image_id}.png", labels, palette())
+        write_png(source.out_dir / f"{image_id}.png", labels, colours)
         _count(source, counts, image_id, labels)
     return counts
 
@@ -90,13 +91,12 @@ def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> ND
 
 
 def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDArray[np.uint8]) -> None:
-    values = np.bincount(labels.ravel(), minlength=UINT8_VALUES)
-    ignored = int(values[IGNORE])
+    ignored = int(np.count_nonzero(labels == IGNORE))
     counts.images += 1
     counts.images_ignored += ignored == labels.size
     counts.pixels += labels.size
     counts.pixels_ignored += ignored
-    counts.pixels_foreground += labels.size - ignored - int(values[BACKGROUND])
+    counts.pixels_foreground += labels.size - ignored - int(np.count_nonzero(labels == BACKGROUND))
     truth_path = source.label_dir / f"{image_id}.png" if source.label_dir else None
     if truth_path and truth_path.exists():
         height, width = labels.shape

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from configs.schema import PseudoConfig
 from utils.classes import BACKGROUND, IGNORE, label_value
-from utils.joint_histogram import LEVELS, SCORES, first_level_above, winner_map
+from utils.joint_histogram import LEVELS, first_level_above, winner_map
 
 
 def fuse_threshold(
@@ -27,8 +27,10 @@ def fuse_threshold(
     if not classes:
         return np.full(shape, BACKGROUND, np.uint8)
     winner, value = winner_map(cams)
-    labels = np.array([label_value(c) for c in classes], np.uint8)[winner]
-    np.copyto(labels, np.uint8(BACKGROUND), where=value < first_level_above(threshold))
+    foreground = value >= first_level_above(threshold)
+    labels = np.full(shape, BACKGROUND, np.uint8)
+    for position, class_index in enumerate(classes):
+        np.copyto(labels, np.uint8(label_value(class_index)), where=foreground & (winner == position))
     return labels
 
 
@@ -53,16 +55,20 @@ def fuse_saliency(
         (H, W) label map, 0 background, class + 1, 255 ignored.
     """
     # (255 - saliency) / 255, not 1 - saliency / 255: correctly rounded, so that equal scores are equal in float32.
-    best = SCORES[::-1].take(saliency)
+    best = (np.uint8(LEVELS - 1) - saliency).astype(np.float32) / np.float32(LEVELS - 1)
     labels = np.full(saliency.shape, BACKGROUND, np.uint8)
     confident = np.zeros(saliency.shape, np.uint8)
     doubtful = saliency >= rule.salient
     for class_index, cam in zip(classes, cams, strict=True):
-        scale = _min_max_scores(cam)
-        # Each step depends on the 8-bit value alone: 256 entries are worked out, pixels only look them up.
-        score = np.where(scale >= np.float32(rule.cam_floor), scale, np.float32(0)).take(cam)
-        confident += (scale > np.float32(rule.conflict)).take(cam)
-        doubtful |= (scale > np.float32(rule.cam_salient)).take(cam)
+        low, high = int(cam.min()), int(cam.max())
+        if high == low:
+            continue
+        scale = _min_max(np.arange(low, high + 1), low, high)
+        # Scores rise with the 8-bit value: limits on scores become limits on values, cheap to compare.
+        confident += cam > low + int(np.count_nonzero(scale <= np.float32(rule.conflict))) - 1
+        doubtful |= cam > low + int(np.count_nonzero(scale <= np.float32(rule.cam_salient))) - 1
+        score = _min_max(cam, low, high)
+        score *= cam >= low + int(np.count_nonzero(scale < np.float32(rule.cam_floor)))
         np.copyto(labels, np.uint8(label_value(class_index)), where=score > best)
         np.maximum(best, score, out=best)
     doubtful &= labels == BACKGROUND
@@ -73,9 +79,6 @@ def fuse_saliency(
     return labels
 
 
-def _min_max_scores(cam: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the score of each 8-bit value, (256,) float32: (value - min) / (max - min) of this map."""
-    low, high = int(cam.min()), int(cam.max())
-    if high == low:
-        return np.zeros(LEVELS, np.float32)
-    return (np.arange(LEVELS, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+def _min_max(values: NDArray[np.generic], low: int, high: int) -> NDArray[np.float32]:
+    """Return (value - low) / (high - low), correctly rounded float32 of any shape."""
+    return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)

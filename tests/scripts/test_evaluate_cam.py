@@ -26,6 +26,7 @@ def read_result(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("dataset", ["voc12", "coco14"])
+@pytest.mark.usefixtures("no_plots")
 def test_golden_result_from_files(tmp_path: Path, dataset: str) -> None:
     write_golden_set(tmp_path, dataset)
     arrays, count = golden(), NUM_CLASSES[dataset]
@@ -41,6 +42,11 @@ def test_golden_result_from_files(tmp_path: Path, dataset: str) -> None:
         values = np.array([np.nan if v is None else v for v in entry["iou"].values()])
         np.testing.assert_allclose(values, arrays[f"{dataset}_iou"][i], rtol=0, atol=1e-12)
         np.testing.assert_allclose(entry["mean_iou"], arrays[f"{dataset}_miou"][i], rtol=0, atol=1e-12)
+
+
+def test_everything_is_written_beside_the_result(tmp_path: Path) -> None:
+    write_golden_set(tmp_path, "voc12")
+    run(make_config(tmp_path, 20))
     names = {"result.json", "result.yaml", "miou_over_threshold.png", "iou_per_class.png", "confusion.png"}
     assert {path.name for path in (tmp_path / "out/ms").iterdir()} == names
 

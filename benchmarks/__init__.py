@@ -1,0 +1,1 @@
+"""Programs that measure speed, each against a plain baseline in the same run."""

@@ -1,0 +1,163 @@
+"""Write class activation maps: the mean over scales and mirror images, one PNG per image and present class.
+
+    python -m scripts.test_l2g --config configs/l2g_voc.yaml [key=value ...]                  # one GPU, or the CPU
+    torchrun --nproc_per_node=2 -m scripts.test_l2g --config configs/l2g_voc.yaml             # two GPUs share the list
+    python -m scripts.test_l2g --config configs/l2g_voc.yaml cam.checkpoint=their_epoch_9.pth cam.scales=[1.0] cam.flip=false
+    python -m scripts.test_l2g --config configs/l2g_voc.yaml data.infer_list=mine.txt cam.labels=predict
+
+Reads the images of data.infer_list. Writes <cam.dir>/<id>_<class>.png (8-bit grey, class 0-based), label maps
+<cam.label_dir>/<id>.png (0 background, class + 1), and beside cam.dir infer.json (counts) and infer.yaml (configuration).
+Finished images are skipped unless cam.overwrite=true, so a stopped run continues with the same command.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from configs.schema import Config
+from models.cam_net import CamNetwork
+from scripts.build import build_network
+from utils.cam_folder import claim, describe_source, unfinished
+from utils.cam_inference import CamSettings, infer_batch
+from utils.cam_loader import SizedBatch, build_loader
+from utils.cam_writer import CamWriter
+from utils.config import parse_args, save_config
+from utils.distributed import Dist, barrier, setup, shard, sum_over_ranks
+from utils.errors import UserError, run_program
+from utils.files import lock_folder, write_text_atomic
+from utils.lists import read_label_list
+from utils.precision import autocast_for, memory_format_for, set_threads
+from utils.run_log import get_logger, progress
+from utils.weights import load_weights, read_weights
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and write CAMs."""
+    run(parse_args(argv, __doc__ or ""))
+
+
+def run(cfg: Config) -> dict[str, Any]:
+    """Write CAMs as configured; returns what infer.json holds (counts over all processes).
+
+    Raises:
+        UserError: for wrong input, naming the file, weights that do not fit, or an output folder in use.
+    """
+    set_threads(cfg.threads)
+    _check(cfg)
+    images = read_label_list(Path(cfg.data.infer_list), cfg.data.num_classes, labels_required=cfg.cam.labels == "list")
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(setup(cfg.device))
+        if place.is_main:
+            stack.enter_context(lock_folder(Path(cfg.cam.dir)))
+        network = _load_network(cfg, place)
+        if place.is_main:
+            claim(cfg, describe_source(cfg), images)
+        barrier(place.world)  # nobody starts before the folder is known to be free and consistent
+        mine = shard(list(images.items()), place.rank, place.world)
+        todo = unfinished(cfg, mine)
+        started = time.monotonic()
+        cams = _write_cams(cfg, place, network, dict(todo))
+        counts = _totals([len(mine), len(mine) - len(todo), len(todo), cams], place)
+        result = _summary(cfg, counts, time.monotonic() - started)
+        if place.is_main:
+            _report(cfg, result)
+    return result
+
+
+def _check(cfg: Config) -> None:
+    """Refuse thresholds out of range, and label maps that would replace inputs."""
+    for key in ("label_threshold", "score_threshold"):
+        value = getattr(cfg.cam, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
+    if not cfg.cam.label_dir:
+        return
+    label_dir, root = Path(cfg.cam.label_dir).resolve(), Path(cfg.data.root)
+    inputs = {"data.label_dir": root / cfg.data.label_dir, "data.saliency_dir": root / cfg.data.saliency_dir}
+    for key, folder in inputs.items():
+        if folder.resolve() == label_dir:
+            raise UserError(f"cam.label_dir {label_dir} is the folder of {key}, whose files would be lost; set another")
+
+
+def _load_network(cfg: Config, place: Dist) -> CamNetwork:
+    network = build_network(cfg)
+    checkpoint = cfg.cam.checkpoint
+    load_weights(network, read_weights(checkpoint, network=cfg.cam.network), source=checkpoint)
+    return network.eval().to(place.device).to(memory_format=memory_format_for(place.device))
+
+
+def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> int:
+    """Write the CAMs of id -> classes; returns how many."""
+    label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
+    for folder in (Path(cfg.cam.dir), label_dir):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    log = get_logger(rank=place.rank)
+    log.info("%d images to do on %s, %d process(es)", len(todo), place.device, place.world)
+    if not todo:
+        return 0
+    loader = build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda")
+    with CamWriter(Path(cfg.cam.dir), label_dir) as writer, torch.inference_mode():
+        written = _images(cfg, place, network, loader, writer)
+        return sum(progress(written, len(todo), "CAMs", show=place.is_main))
+
+
+def _images(cfg: Config, place: Dist, network: CamNetwork, loader: DataLoader[SizedBatch], writer: CamWriter) -> Iterator[int]:
+    """Infer and queue for writing; yields each image's number of CAMs."""
+    settings = CamSettings(
+        flip=cfg.cam.flip,
+        score_threshold=cfg.cam.score_threshold if cfg.cam.labels == "predict" else None,
+        label_threshold=cfg.cam.label_threshold if cfg.cam.label_dir else None,
+    )
+    layout = memory_format_for(place.device)
+    for batch in loader:
+        if batch.error is not None:
+            raise batch.error
+        scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=layout) for s in batch.scales]
+        precision = autocast_for(cfg.precision, place.device)
+        done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
+        for image_id, image in zip(batch.ids, done, strict=True):
+            writer.write(image_id, image.classes, image.cams, image.labels)
+            yield len(image.classes)
+
+
+def _totals(counts: list[int], place: Dist) -> list[int]:
+    values = torch.tensor(counts, device=place.device)
+    return [int(v) for v in sum_over_ranks(values, place.world).tolist()]
+
+
+def _summary(cfg: Config, counts: list[int], seconds: float) -> dict[str, Any]:
+    images, skipped, done, cams = counts
+    return {
+        "images": images,
+        "skipped": skipped,
+        "done": done,
+        "cams_written": cams,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(done / seconds, 2) if done else None,
+        "checkpoint": cfg.cam.checkpoint,
+        "network": cfg.cam.network,
+        "scales": list(cfg.cam.scales),
+        "flip": cfg.cam.flip,
+        "labels": cfg.cam.labels,
+    }
+
+
+def _report(cfg: Config, result: dict[str, Any]) -> None:
+    out = Path(cfg.cam.dir).parent / "infer.json"
+    write_text_atomic(out, json.dumps(result, indent=2) + "\n")
+    save_config(cfg, out.with_suffix(".yaml"))
+    print(
+        f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
+        f"finished before), {result['seconds']} s"
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,129 @@
+"""The data set of local-to-global training: a finished global view, its saliency and the boxes of its local views."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from configs.schema import DataConfig, L2GConfig
+from utils.color_jitter import ColorJitter
+from utils.dataset_files import check_images, check_saliency, image_path, saliency_path
+from utils.errors import UserError
+from utils.images import read_image, read_saliency
+from utils.lists import read_label_list
+from utils.multi_scale import MultiScaleDataset
+from utils.samplers import EpochBatchSampler, Key
+from utils.seeding import SampleRng, sample_rng
+from utils.transforms import (
+    crop_with_padding,
+    draw_boxes,
+    published_crop_box,
+    resize_short,
+    saliency_tensor,
+    to_normalised_tensor,
+    true_crop_box,
+)
+
+__all__ = ["EpochBatchSampler", "L2GDataset", "MultiScaleDataset"]
+
+_CROP_BOXES = {"published": published_crop_box, "true": true_crop_box}
+_SALIENCY_RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+_FLIP_CHANCE = 0.5
+
+
+class L2GDataset(Dataset[dict[str, Any]]):
+    """Training samples, addressed by (epoch, index); the same key always gives the same sample.
+
+    An item holds, for input size S, K patches and C classes: "images" (3, S, S) float32, normalised RGB; "saliency"
+    (1, S, S) float32 in [0, 1], all ones with l2g.saliency=none; "boxes" (K, 4) int64 [x1, y1, x2, y2] of the local views
+    (cut out on the device); "labels" (C,) float32, 1 for present classes; "id": str. Keys are named for the batch they
+    become.
+
+    Args:
+        data: list, folders, mean and std.
+        l2g: geometry, saliency and colour options; the defaults are the published VOC sample.
+        seed: of the run.
+
+    Raises:
+        UserError: for a wrong list or missing files (at once), or files that are damaged or of different sizes (when read).
+    """
+
+    def __init__(self, data: DataConfig, l2g: L2GConfig, seed: int) -> None:
+        if l2g.resize == "square" and l2g.scale_jitter[0] != l2g.scale_jitter[1]:
+            raise UserError(
+                f"l2g.scale_jitter is {l2g.scale_jitter} but l2g.resize=square has no short side to vary; "
+                "use l2g.resize=short or l2g.scale_jitter=[1,1]"
+            )
+        self.data, self.l2g, self.seed = data, l2g, seed
+        self.labels = read_label_list(Path(data.train_list), data.num_classes)
+        self.ids = list(self.labels)
+        self.jitter = ColorJitter(*l2g.color_jitter)
+        check_images(data, self.ids)
+        if l2g.saliency == "map":
+            check_saliency(data, self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """Return sample `index` of the list as epoch `epoch` sees it; `key` is (epoch, index)."""
+        epoch, index = key
+        return self.load(index, sample_rng(self.seed, epoch, index))
+
+    def load(self, index: int, rng: SampleRng) -> dict[str, Any]:
+        """Return sample `index`, drawn from `rng` in the published order.
+
+        NumPy: boxes, colour factors, order of colour operations. Python: scale (if varied), crop x, crop y, flip (if on).
+        """
+        l2g, image_id = self.l2g, self.ids[index]
+        boxes = draw_boxes(rng.numpy, l2g.input_size, l2g.crop_size, l2g.patches, l2g.boxes)
+        image, saliency = self._view(*self._read(image_id), rng.python)
+        image = self.jitter(image, rng.numpy)
+        labels = torch.zeros(self.data.num_classes)
+        labels[list(self.labels[image_id])] = 1
+        return {
+            "images": to_normalised_tensor(image, self.data.mean, self.data.std),
+            "saliency": self._saliency_tensor(saliency),
+            "boxes": boxes,
+            "labels": labels,
+            "id": image_id,
+        }
+
+    def _read(self, image_id: str) -> tuple[Image.Image, Image.Image | None]:
+        image = read_image(image_path(self.data, image_id))
+        if self.l2g.saliency == "none":
+            return image, None
+        return image, read_saliency(saliency_path(self.data, image_id), image.size)
+
+    def _view(
+        self, image: Image.Image, saliency: Image.Image | None, rng: random.Random
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Return both as S x S views of the same region."""
+        resampling = _SALIENCY_RESAMPLING[self.l2g.saliency_resize]
+        side = self.l2g.input_size
+        if self.l2g.resize == "square":
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+            saliency = saliency.resize((side, side), resampling) if saliency else None
+        else:
+            short = self._short_side(rng)
+            image = resize_short(image, short, Image.Resampling.BICUBIC)
+            box = _CROP_BOXES[self.l2g.crop](rng, image.size, side)
+            image = crop_with_padding(image, box)
+            saliency = crop_with_padding(resize_short(saliency, short, resampling), box) if saliency else None
+        if self.l2g.flip and rng.random() < _FLIP_CHANCE:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            saliency = saliency.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if saliency else None
+        return image, saliency
+
+    def _short_side(self, rng: random.Random) -> int:
+        low, high = self.l2g.scale_jitter
+        factor = rng.uniform(low, high) if low < high else low
+        return round(self.l2g.short_side * factor)
+
+    def _saliency_tensor(self, saliency: Image.Image | None) -> torch.Tensor:
+        if saliency is None:
+            return torch.ones(1, self.l2g.input_size, self.l2g.input_size)
+        return saliency_tensor(saliency, self.l2g.saliency_norm)

@@ -1,0 +1,97 @@
+"""Files that appear whole or not at all, and folders that one running process owns at a time."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.errors import UserError
+
+LOCK_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary file name beside `path` (same suffix); on success it becomes `path`, on failure it is removed.
+
+    A process killed at any moment leaves the old `path` (or none), never half a file. Missing folders are created.
+
+    Args:
+        path: the file to write.
+        sync: also force the bytes to the disk first, so that even a power failure cannot leave an empty file.
+
+    Raises:
+        UserError: when the folder cannot be created or written to.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.open("xb").close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder you may write to") from error
+    try:
+        yield temporary
+        if sync:
+            _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        _sync(path.parent)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` as `atomic_path` does."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Own `folder` (created if missing) while the block runs; the lock dies with the process, however it ends.
+
+    Raises:
+        UserError: when another running process owns it, or it cannot be created.
+    """
+    path = folder / LOCK_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be used ({error.strerror}); choose one you may write to") from error
+    try:
+        _take_lock(descriptor, folder)
+        try:
+            yield
+        finally:
+            # Released by hand: forked loader workers share the descriptor and may live a moment longer.
+            # The file stays; removing it would let a third process lock a file the second can no longer see.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "unknown"
+        raise UserError(
+            f"folder {folder} is in use by another running program ({owner}); wait for it to end or choose another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be locked ({error.strerror}); choose one on a local disk") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
