@@ -84,7 +84,7 @@ class L2GConfig:
     boxes: str = _key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = _key("short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square"))
     short_side: int = _key(512, "short side after resizing, pixels (resize=short)")
-    crop: str = _key("published", "published: width and height swapped, black padding; true: a real random crop", ("published", "true"))
+    crop: str = _key("swapped", "swapped: width and height swapped, black padding (published); correct: a real random crop", ("swapped", "correct"))
     flip: bool = _key(False, "random horizontal flip (published: none)")
     scale_jitter: list[float] = _key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
     color_jitter: list[float] = _key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")

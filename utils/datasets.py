@@ -29,7 +29,7 @@ from utils.transforms import (
 
 __all__ = ["EpochBatchSampler", "L2GDataset", "MultiScaleDataset"]
 
-_CROP_BOXES = {"published": published_crop_box, "true": true_crop_box}
+_CROP_BOXES = {"swapped": published_crop_box, "correct": true_crop_box}
 _SALIENCY_RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _FLIP_CHANCE = 0.5
 

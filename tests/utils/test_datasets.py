@@ -108,7 +108,7 @@ def test_loader_workers_make_the_same_batches(data: DataConfig) -> None:
     assert results[0][0]["images"].shape == (4, 3, 32, 32) and len(results[0][0]["id"]) == 4
 
 
-@pytest.mark.parametrize("crop", ["published", "true"])
+@pytest.mark.parametrize("crop", ["swapped", "correct"])
 @pytest.mark.parametrize("size", [(48, 40), (20, 90), (33, 32)])
 def test_views_larger_than_the_image_are_padded(tmp_path: Path, crop: str, size: tuple[int, int]) -> None:
     root = write_tiny_voc(tmp_path, images=2, size=size)
