@@ -8,13 +8,14 @@ EXP="${EXP:-demo}"
 CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
-PLAIN_EPOCHS="${PLAIN_EPOCHS:-58}"       # plain classification for as long as L2G trains, measured in time
+IMAGES="${IMAGES:-200}"                  # training pictures
+PLAIN_EPOCHS="${PLAIN_EPOCHS:-31}"       # plain classification for as long as L2G trains, measured in time
 
 scripts/setup_env.sh requirements.txt
 python=.venv/bin/python
 export OMP_NUM_THREADS=1
 
-"$python" -m scripts.make_demo_data --out "$DATA"
+"$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES"
 
 pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both fusions
   local name="$1" fusion

@@ -12,7 +12,7 @@ class Trunk(Protocol):
     """What a trunk offers: features at `stride`, two side features, and names.
 
     `head_modules` are layers of the trunk that learn at the head's rate (VGG-16's extra convolutions).
-    `head_names` maps our head's module names to the published ones.
+    `head_names` maps our head's module names to the published ones; `key_prefix` is what our key names have before theirs.
     """
 
     stride: int
@@ -21,6 +21,7 @@ class Trunk(Protocol):
     side_dims: tuple[int, int]
     affinity_dim: int
     head_names: dict[str, str]
+    key_prefix: str
 
     @property
     def stem(self) -> list[nn.Module]: ...
@@ -117,7 +118,7 @@ class CamNetwork(nn.Module):
     def _published_name(self, key: str) -> str:
         part, _, rest = key.partition(".")
         if part == "backbone":
-            return rest
+            return rest.removeprefix(self.trunk.key_prefix)
         module, _, leaf = rest.partition(".")
         return f"{self.trunk.head_names.get(module, 'head.' + module)}.{leaf}"
 

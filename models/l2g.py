@@ -131,7 +131,7 @@ class L2G(nn.Module):
     @torch.no_grad()
     def _target(self, crops: Tensor, local_map: Tensor, batch: Batch) -> Tensor:
         options = self.options
-        if not options.target_dropout:
+        if not options.target_dropout and self._active_dropouts():
             local_map = self._without_dropout(crops)
         attention = normalise_cams(
             local_map.detach(),
@@ -147,9 +147,13 @@ class L2G(nn.Module):
             attention, saliency, threshold=options.bg_threshold, background_target=options.background_target
         )
 
+    def _active_dropouts(self) -> list[nn.Module]:
+        kinds = (nn.Dropout, nn.Dropout2d)
+        return [m for m in self.local_net.modules() if isinstance(m, kinds) and m.training and m.p > 0]
+
     def _without_dropout(self, crops: Tensor) -> Tensor:
         """Run the local network once more with dropout off; BatchNorm keeps its mode."""
-        dropouts = [m for m in self.local_net.modules() if isinstance(m, nn.Dropout | nn.Dropout2d) and m.training]
+        dropouts = self._active_dropouts()
         for module in dropouts:
             module.eval()
         score_map: Tensor = self.local_net(crops)[0]

@@ -1,11 +1,52 @@
-"""Trunk names to CAM networks."""
+"""Trunk names to CAM networks; a new trunk is one file and one line here."""
+
+from collections.abc import Callable
+
+from torch import nn
 
 from models.cam_net import CamNetwork
 from models.resnet38 import ResNet38
+from models.resnet101 import ResNet101
+from models.timm_backbone import TimmBackbone
+from models.vgg16 import Vgg16
+
+TIMM_PREFIX = "timm:"
 
 
 def build_cam_network(
-    backbone: str, num_classes: int, *, width: float, freeze_bn: bool, freeze_stem: bool, dropout: bool, output_stride: int
+    backbone: str,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    freeze_bn: bool = True,
+    freeze_stem: bool = True,
+    dropout: bool = True,
+    output_stride: int = 8,
 ) -> CamNetwork:
-    """Build a network with random weights."""
-    return CamNetwork(ResNet38(width, dropout), num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem)
+    """Build a CAM network with random weights.
+
+    Args:
+        backbone: resnet38, resnet101, vgg16 or timm:<name>.
+        num_classes: foreground classes C.
+        width: channel multiplier of resnet38.
+        freeze_bn: keep BatchNorm's stored statistics.
+        freeze_stem: do not train the stem.
+        dropout: of resnet38's last blocks.
+        output_stride: of resnet101 and timm trunks; the others have 8.
+
+    Raises:
+        ValueError: for an unknown name, or a missing optional library.
+    """
+    trunks: dict[str, Callable[[], nn.Module]] = {
+        "resnet38": lambda: ResNet38(width, dropout),
+        "resnet101": lambda: ResNet101(output_stride),
+        "vgg16": Vgg16,
+    }
+    if backbone.startswith(TIMM_PREFIX):
+        trunk: nn.Module = TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride)
+    elif backbone in trunks:
+        trunk = trunks[backbone]()
+    else:
+        known = ", ".join([*trunks, TIMM_PREFIX + "<name>"])
+        raise ValueError(f"model.backbone is '{backbone}', expected one of {known}")
+    return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem)

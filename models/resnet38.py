@@ -74,6 +74,7 @@ class ResNet38(nn.Module):
     """
 
     stride = 8
+    key_prefix = ""
     head_names = {"classifier": "fc8", "side_a": "f8_3", "side_b": "f8_4", "affinity": "f9"}
 
     def __init__(self, width: float = 1.0, dropout: bool = True) -> None:

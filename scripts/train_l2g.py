@@ -146,7 +146,7 @@ class Training:
         if not self.cfg.model.freeze_bn and self.place.device.type == "cuda":
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         ids = [self.place.local_rank] if self.place.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=not self.cfg.model.freeze_bn)
+        return DistributedDataParallel(module, device_ids=ids)
 
     def _loader(self) -> tuple[EpochBatchSampler, DataLoader[dict[str, Any]]]:
         cfg = self.cfg

@@ -1,0 +1,117 @@
+"""Two optimisation steps of L2G against the published training loop."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from configs.schema import Config
+from models.cam_net import CamNetwork
+from models.l2g import L2G, Batch
+from models.registry import build_cam_network
+from scripts.build import build_l2g_options
+from tests.golden_weights import filled
+from utils.config import load_config
+from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
+
+ROOT = Path(__file__).parents[2]
+
+
+def _network(classes: int, prefix: str) -> CamNetwork:
+    network = build_cam_network("resnet38", classes)
+    network.load_state_dict(network.from_published(filled(network.to_published(network.state_dict()), prefix)))
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.eval()
+    return network
+
+
+def _published(name: str) -> tuple[Config, L2G, Batch, "np.lib.npyio.NpzFile"]:
+    golden = np.load(ROOT / "tests" / "golden" / f"train_step_{name}.npz")
+    cfg = load_config(ROOT / "configs" / f"l2g_{name}.yaml", ["l2g.input_size=64", "l2g.crop_size=40"])
+    model = L2G(_network(cfg.data.num_classes, ""), _network(cfg.data.num_classes, "local."), build_l2g_options(cfg))
+    batch: Batch = {
+        "images": torch.from_numpy(golden["img"]),
+        "saliency": torch.from_numpy(golden["sal"]).float() / 255,
+        "boxes": torch.from_numpy(golden["boxes"])[..., 1:],
+        "labels": torch.from_numpy(golden["label"]),
+    }
+    return cfg, model, batch, golden
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_two_steps_equal_published(name: str) -> None:
+    cfg, model, batch, golden = _published(name)
+    nets = {"global": model.global_net, "local": model.local_net}
+    optimizer = build_optimizer([net.parameter_groups() for net in nets.values()], cfg.train)
+    for step, tolerance in ((0, 1e-5), (1, 1e-2)):
+        set_learning_rate(optimizer, learning_rate(cfg.train, epoch=0, step=step, steps=2))
+        np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], golden["lr_groups_used"][step])
+        output = model(batch)
+        output["loss"].backward()
+        for key, found in (("kd", "loss_kd"), ("cls_local", "loss_cls_local"), ("cls_global", "loss_cls_global")):
+            np.testing.assert_allclose(output["losses"][key].item(), golden[found][step], rtol=tolerance, err_msg=key)
+        np.testing.assert_allclose(output["loss"].item(), golden["loss_total"][step], rtol=tolerance)
+        if step == 0:
+            _check_gradients(nets, golden)
+            views, channels = output["views"], golden["channels"]
+            patches = cfg.l2g.patches
+            np.testing.assert_allclose(views["target"][:, channels], golden["target_step0"][:patches], atol=1e-5)
+            np.testing.assert_allclose(views["softmax"][:, channels], golden["aligned_softmax_step0"][:patches], atol=1e-5)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _check_gradients(nets: dict[str, CamNetwork], golden: "np.lib.npyio.NpzFile") -> None:
+    for role, net in nets.items():
+        parameters = net.to_published(dict(net.named_parameters()))
+        norms = []
+        for key in golden["watch"]:
+            gradient = parameters[str(key)].grad
+            norms.append(0.0 if gradient is None else gradient.norm().item())
+        np.testing.assert_allclose(norms, golden[f"grad_norm_{role}"][0], rtol=1e-3, atol=1e-7)
+        rows = parameters["fc8.weight"].grad
+        assert rows is not None
+        np.testing.assert_allclose(rows.flatten(1).norm(dim=1), golden[f"fc8_grad_row_norm_{role}"][0], rtol=1e-3, atol=1e-6)
+
+
+def _tiny(**options: object) -> tuple[L2G, Batch]:
+    torch.manual_seed(0)
+    nets = [build_cam_network("resnet38", 2, width=0.0625) for _ in range(2)]
+    cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", ["l2g.crop_size=24", "l2g.input_size=32"])
+    for key, value in options.items():
+        setattr(cfg.l2g, key, value)
+    batch: Batch = {
+        "images": torch.rand(1, 3, 32, 32),
+        "saliency": torch.rand(1, 1, 32, 32),
+        "boxes": torch.tensor([[[0, 0, 24, 24], [8, 8, 32, 32]]]),
+        "labels": torch.tensor([[1.0, 0.0]]),
+    }
+    return L2G(nets[0], nets[1], build_l2g_options(cfg)).train(), batch
+
+
+def test_global_classification_loss_trains_only_with_weight() -> None:
+    for weight in (0.0, 0.5):
+        model, batch = _tiny(global_cls_weight=weight, kd_weight=0.0)
+        model(batch)["loss"].backward()
+        gradient = model.global_net.head.classifier.weight.grad
+        assert gradient is not None
+        assert (gradient.abs().sum() > 0) == (weight > 0)
+
+
+def test_target_without_dropout_is_repeatable() -> None:
+    model, batch = _tiny(target_dropout=False)
+    torch.manual_seed(1)
+    first = model(batch)["views"]["target"]
+    torch.manual_seed(2)
+    assert torch.equal(first, model(batch)["views"]["target"])
+
+
+def test_without_saliency_the_winner_map_is_the_target() -> None:
+    model, batch = _tiny(saliency="none")
+    target = model(batch)["views"]["target"]
+    assert (target > 0).sum(dim=1).max() == 1
+    assert target[:, 1].max() == 0  # the absent class
