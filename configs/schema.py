@@ -28,7 +28,9 @@ class DataConfig:
     label_dir: str = _key("SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root")
     train_list: str = _key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
     infer_list: str = _key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
-    eval_list: str = _key("${data.root}/train_aug.txt", "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines")
+    eval_list: str = _key(
+        "${data.root}/train_aug.txt", "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines"
+    )
     label_list: str = _key("${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id")
     mean: list[float] = _key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
     std: list[float] = _key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]")
@@ -51,7 +53,9 @@ class ModelConfig:
 @dataclass
 class TrainConfig:
     epochs: int = _key(10, "passes over train_list, classify_epochs included")
-    classify_epochs: int = _key(0, "first epochs of plain classification; both networks then start from it. Equal to epochs: plain CAM")
+    classify_epochs: int = _key(
+        0, "first epochs of plain classification; both networks then start from it. Equal to epochs: plain CAM"
+    )
     batch_size: int = _key(3, "images per step over all processes")
     iter_size: int = _key(1, "batches accumulated per optimiser step")
     optimizer: str = _key("sgd", "optimiser", ("sgd", "adamw"))
@@ -61,7 +65,9 @@ class TrainConfig:
     momentum: float = _key(0.9, "SGD momentum")
     nesterov: bool = _key(True, "Nesterov momentum")
     weight_decay: float = _key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)")
-    schedule: str = _key("step", "step: x decay_factor at decay_epochs; poly: x (1 - t/T)^poly_power per iteration", ("step", "poly"))
+    schedule: str = _key(
+        "step", "step: x decay_factor at decay_epochs; poly: x (1 - t/T)^poly_power per iteration", ("step", "poly")
+    )
     decay_epochs: list[int] = _key([5], "0-based epochs at whose start the rate is multiplied by decay_factor")
     decay_factor: float = _key(0.1, "factor of the step schedule")
     poly_power: float = _key(0.7, "power of the poly schedule")
@@ -82,30 +88,56 @@ class L2GConfig:
     crop_size: int = _key(320, "side of a local view, pixels; <= input_size")
     patches: int = _key(6, "local views per image; >= 4 with boxes=corners")
     boxes: str = _key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
-    resize: str = _key("short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square"))
+    resize: str = _key(
+        "short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square")
+    )
     short_side: int = _key(512, "short side after resizing, pixels (resize=short)")
-    crop: str = _key("swapped", "swapped: width and height swapped, black padding (published); correct: a real random crop", ("swapped", "correct"))
+    crop: str = _key(
+        "swapped",
+        "swapped: width and height swapped, black padding (published); correct: a real random crop",
+        ("swapped", "correct"),
+    )
     flip: bool = _key(False, "random horizontal flip (published: none)")
     scale_jitter: list[float] = _key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
     color_jitter: list[float] = _key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
-    saliency: str = _key("map", "map: saliency PNGs shape the target; none: the target is the winner map itself", ("map", "none"))
+    saliency: str = _key(
+        "map", "map: saliency PNGs shape the target; none: the target is the winner map itself", ("map", "none")
+    )
     saliency_resize: str = _key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
-    saliency_grid: str = _key("nearest", "how saliency reaches the CAM grid: nearest (published) or the mean over each cell", ("nearest", "area"))
-    saliency_norm: str = _key("crop", "divide by the maximum over the cropped view (crop) or not at all (none)", ("crop", "none"))
+    saliency_grid: str = _key(
+        "nearest", "how saliency reaches the CAM grid: nearest (published) or the mean over each cell", ("nearest", "area")
+    )
+    saliency_norm: str = _key(
+        "crop", "divide by the maximum over the cropped view (crop) or not at all (none)", ("crop", "none")
+    )
     kd_weight: float = _key(10.0, "weight of the knowledge-transfer loss")
     bg_threshold: float = _key(0.001, "winner score above which a cell takes part in the target")
-    background_target: str = _key("indicator", "indicator: 1[T>thr](1-s), VOC; value: T(1-s), COCO; complement: 1-s everywhere", ("indicator", "value", "complement"))
-    background_row: str = _key("compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop"))
-    cam_norm: str = _key("patch", "local CAMs are divided by their maximum over one patch (published) or all patches of the image", ("patch", "image"))
+    background_target: str = _key(
+        "indicator",
+        "indicator: 1[T>thr](1-s), VOC; value: T(1-s), COCO; complement: 1-s everywhere",
+        ("indicator", "value", "complement"),
+    )
+    background_row: str = _key(
+        "compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop")
+    )
+    cam_norm: str = _key(
+        "patch",
+        "local CAMs are divided by their maximum over one patch (published) or all patches of the image",
+        ("patch", "image"),
+    )
     roi_aligned: bool = _key(False, "half-pixel correction of RoIAlign (published: none)")
     target_dropout: bool = _key(True, "dropout stays on while the local network makes targets (published)")
     global_cls_weight: float = _key(0.0, "weight of the global network's classification loss (published: 0)")
-    global_cls_pool: str = _key("mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency"))
+    global_cls_pool: str = _key(
+        "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
+    )
 
 
 @dataclass
 class CamConfig:
-    checkpoint: str = _key("${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth")
+    checkpoint: str = _key(
+        "${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth"
+    )
     network: str = _key("global", "which network of a training checkpoint", ("global", "local"))
     scales: list[float] = _key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
     flip: bool = _key(True, "average with the mirrored image")
@@ -113,7 +145,9 @@ class CamConfig:
     label_dir: str = _key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
     label_threshold: float = _key(0.25, "background score of those label maps, in [0, 1]")
     batch_size: int = _key(1, "images of one size per forward (each is doubled by flip)")
-    labels: str = _key("list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict"))
+    labels: str = _key(
+        "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
+    )
     score_threshold: float = _key(0.5, "class probability above which a class is present, in [0, 1]")
     overwrite: bool = _key(False, "redo finished images instead of skipping them")
 
@@ -129,7 +163,9 @@ class EvalConfig:
 
 @dataclass
 class PseudoConfig:
-    fusion: str = _key("threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency"))
+    fusion: str = _key(
+        "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
+    )
     threshold: float = _key(0.25, "background score of fusion=threshold, in [0, 1]")
     cam_dir: str = _key("${cam.dir}", "folder of <id>_<class>.png")
     out_dir: str = _key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")

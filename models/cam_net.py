@@ -2,7 +2,6 @@
 
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from models.cam_head import CamHead

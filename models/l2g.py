@@ -143,9 +143,7 @@ class L2G(nn.Module):
         if options.use_saliency:
             views = extract_patches(batch["saliency"], batch["boxes"], options.crop_size)
             saliency = resize_saliency(views, (attention.shape[2], attention.shape[3]), options.saliency_grid)
-        return transfer_target(
-            attention, saliency, threshold=options.bg_threshold, background_target=options.background_target
-        )
+        return transfer_target(attention, saliency, threshold=options.bg_threshold, background_target=options.background_target)
 
     def _active_dropouts(self) -> list[nn.Module]:
         kinds = (nn.Dropout, nn.Dropout2d)

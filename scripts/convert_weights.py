@@ -25,7 +25,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", type=Path, help="weight file to read")
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write, .pth or .safetensors")
-    parser.add_argument("--network", choices=list(NETWORK_KEYS), default="global", help="part of a training checkpoint (global)")
+    parser.add_argument(
+        "--network", choices=list(NETWORK_KEYS), default="global", help="part of a training checkpoint (global)"
+    )
     arguments = parser.parse_args(argv)
     count = run(arguments.source, arguments.target, arguments.network)
     print(f"{arguments.target}: {count} entries")

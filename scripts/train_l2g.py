@@ -74,9 +74,7 @@ class Training:
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
         self.global_net, self.local_net = self._network(), self._network()
-        self.optimizer = build_optimizer(
-            [self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train
-        )
+        self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
         self.epoch, self.batch, self.counter = 0, 0, 0
         self.seconds_before, self.started = 0.0, time.monotonic()
         self._resume()
@@ -106,7 +104,7 @@ class Training:
     def _network(self) -> CamNetwork:
         network = build_network(self.cfg)
         load_initial_weights(network, self.cfg)
-        return network.to(self.place.device, memory_format=memory_format_for(self.place.device))
+        return network.to(self.place.device).to(memory_format=memory_format_for(self.place.device))
 
     def _resume(self) -> None:
         path = find_resume(self.cfg.train.resume, self.model_dir)

@@ -78,7 +78,9 @@ def describe(doc: str) -> str:
     for name, kind, default, metadata in _walk(Config):
         choices = f" One of: {', '.join(metadata['choices'])}." if metadata.get("choices") else ""
         lines.append(f"  {name} ({kind}, default {default})")
-        lines.extend(textwrap.wrap(metadata.get("help", "") + choices, 110, initial_indent="      ", subsequent_indent="      "))
+        lines.extend(
+            textwrap.wrap(metadata.get("help", "") + choices, 110, initial_indent="      ", subsequent_indent="      ")
+        )
     return "\n".join(lines)
 
 

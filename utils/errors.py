@@ -13,7 +13,12 @@ def run_program(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def sentence(error: UserError) -> str:
+    """Return the message alone: a loader process hands its errors on wrapped in its traceback."""
+    return str(error).split(f"{UserError.__module__}.{UserError.__name__}: ")[-1].strip()

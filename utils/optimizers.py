@@ -42,9 +42,7 @@ def build_optimizer(groups: Iterable[Mapping[str, list[nn.Parameter]]], config: 
     if config.optimizer == "adamw":
         return torch.optim.AdamW(rows, lr=config.lr, weight_decay=config.weight_decay)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
-        rows, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=nesterov
-    )
+    return torch.optim.SGD(rows, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
 
 
 def learning_rate(config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -118,8 +118,8 @@ def train_batches(
         last_of_window = (index + 1) % iter_size == 0 or index + 1 == batches_in_epoch
         share = _share(len(batch["id"]), index, global_size(index), place)
         batch = to_device(batch, place.device)
-        parallel = isinstance(model, DistributedDataParallel)
-        with model.no_sync() if parallel and not last_of_window else nullcontext():
+        waits = isinstance(model, DistributedDataParallel) and not last_of_window
+        with cast(DistributedDataParallel, model).no_sync() if waits else nullcontext():
             with autocast():
                 output = model(batch)
             # DDP averages over processes; each contributes its share of the batch's mean.

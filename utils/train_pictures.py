@@ -67,7 +67,8 @@ def _colours(target: Tensor) -> Tensor:
     colours = torch.tensor(list(palette())).view(-1, 3).float() / 255
     background = target.shape[1] - 1
     value, channel = target.max(dim=1)
-    labels = torch.where((channel == background) | (value == 0), BACKGROUND, label_value(channel))
+    label_of_channel = torch.tensor([label_value(k) for k in range(background)] + [BACKGROUND])
+    labels = torch.where(value == 0, BACKGROUND, label_of_channel[channel])
     return colours[labels].permute(0, 3, 1, 2)
 
 

@@ -58,7 +58,9 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"weight file {path} does not exist; check the path, or leave model.pretrained empty to start from scratch")
+        raise UserError(
+            f"weight file {path} does not exist; check the path, or leave model.pretrained empty to start from scratch"
+        )
     if path.suffix == ".params":
         return {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
     state = _network_part(_load(path), network, path)
@@ -110,7 +112,11 @@ def load_weights(
     if shapes:
         raise UserError(f"{source} does not fit: {_shape_problem(network, shapes, fitting, own)}")
     if missing or unexpected:
-        parts = [f"{len(keys)} {kind} keys ({_listed(keys)})" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        parts = [
+            f"{len(keys)} {kind} keys ({_listed(keys)})"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
         raise UserError(
             f"{source} does not fit this network: {' and '.join(parts)}; check model.backbone, or allow them by pattern in "
             "model.allow_missing / model.allow_unexpected"
@@ -153,7 +159,9 @@ def _shape_problem(network: Renaming, keys: list[str], state: dict[str, Tensor],
         return f"it was trained with num_classes={found}, this network has {network.num_classes}; set data.num_classes={found}"
     key = keys[0]
     found_shape, expected = list(state[key].shape), list(own[key].shape)
-    return f"{len(keys)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected}; check model.backbone and width"
+    return (
+        f"{len(keys)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected}; check model.backbone and width"
+    )
 
 
 def _listed(keys: list[str]) -> str:

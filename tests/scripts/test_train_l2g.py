@@ -36,7 +36,13 @@ def _command(cfg: Config, path: Path, *overrides: str) -> list[str]:
 
 
 def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ("train.classify_epochs=1", "train.epochs=3", "train.shuffle=true", "model.dropout=true", "model.freeze_bn=false")
+    settings = (
+        "train.classify_epochs=1",
+        "train.epochs=3",
+        "train.shuffle=true",
+        "model.dropout=true",
+        "model.freeze_bn=false",
+    )
     whole = tiny_config(tmp_path, f"run_dir={tmp_path / 'whole'}", *settings)
     assert train_l2g.run(whole) == 0
     # Stopped in the middle of every epoch in turn, continued from there.

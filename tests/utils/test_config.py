@@ -18,7 +18,13 @@ def test_every_preset_loads(path: Path) -> None:
 def test_published_values() -> None:
     voc, coco = load_config(CONFIGS / "l2g_voc.yaml"), load_config(CONFIGS / "l2g_coco.yaml")
     assert (voc.train.epochs, voc.train.batch_size, voc.train.lr, voc.l2g.kd_weight, voc.l2g.patches) == (10, 3, 0.001, 10, 6)
-    assert (coco.train.epochs, coco.train.batch_size, coco.train.lr, coco.l2g.kd_weight, coco.l2g.patches) == (15, 12, 0.1, 30, 4)
+    assert (coco.train.epochs, coco.train.batch_size, coco.train.lr, coco.l2g.kd_weight, coco.l2g.patches) == (
+        15,
+        12,
+        0.1,
+        30,
+        4,
+    )
     assert (coco.train.momentum, coco.train.weight_decay, coco.train.nesterov) == (0.0005, 0.0, False)
     assert (voc.l2g.background_target, coco.l2g.background_target) == ("indicator", "value")
 

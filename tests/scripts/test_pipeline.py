@@ -1,0 +1,62 @@
+"""The whole first stage at a tiny size: data, training, CAMs, sweep, labels, pictures, table."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scripts import compare, demo_pictures, evaluate_cam, gen_gt, make_demo_data, test_l2g, train_l2g
+from utils.config import load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_demo_pipeline(tmp_path: Path) -> None:
+    data = tmp_path / "demo"
+    make_demo_data.main(["--out", str(data), "--train", "6", "--val", "2", "--size", "64", "--workers", "1"])
+    settings = [
+        f"run_dir={tmp_path / 'run'}",
+        f"data.root={data}",
+        f"data.class_names={data / 'classes.txt'}",
+        "train.epochs=2",
+        "train.classify_epochs=1",
+        "train.batch_size=3",
+        "train.images_every=1",
+        "model.width=0.0625",
+        "l2g.input_size=48",
+        "l2g.crop_size=32",
+        "l2g.short_side=48",
+        "cam.scales=[1.0]",
+    ]
+    for fusion in ("threshold", "saliency"):
+        extra = [f"pseudo.fusion={fusion}", f"pseudo.out_dir={tmp_path / 'run' / f'pseudo_{fusion}'}"]
+        cfg = load_config(ROOT / "configs" / "l2g_demo.yaml", settings + extra)
+        if fusion == "threshold":
+            assert train_l2g.run(cfg) == 0
+            test_l2g.run(cfg)
+            evaluate_cam.run(cfg)
+        gen_gt.run(cfg)
+        labels = sorted((tmp_path / "run" / f"pseudo_{fusion}").glob("*.png"))
+        assert len(labels) == 6
+        values = set(np.unique(np.array(Image.open(labels[0]))))
+        assert values <= {*range(cfg.data.num_classes + 1), 255}
+    sheets = demo_pictures.run(cfg)
+    assert all(Image.open(path).size[0] > 100 for path in sheets)
+    table = compare.run({"tiny": [tmp_path / "run"]})
+    assert "CAM mIoU" in table
+    assert "pseudo_saliency" in table
+    assert "training, minutes" in table
+
+
+def test_front_doors_print_help_and_refuse_typos(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "EXP": "none"}
+    for script in ("train_l2g_sal_voc.sh", "gen_gt_coco.sh"):
+        shown = subprocess.run([ROOT / script, "--help"], capture_output=True, text=True, env=environment, check=True)
+        assert "train.lr (float" in shown.stdout
+        wrong = subprocess.run([ROOT / script, "train.lrr=1"], capture_output=True, text=True, env=environment, check=False)
+        assert wrong.returncode == 2
+        assert "unknown key 'train.lrr'" in wrong.stderr
+        assert wrong.stderr.count("\n") == 1
