@@ -31,7 +31,7 @@ from utils.config import parse_args, save_config
 from utils.datasets import EpochBatchSampler, L2GDataset
 from utils.distributed import Dist, any_rank, barrier, setup
 from utils.errors import UserError, run_program
-from utils.files import atomic_path, lock_folder, write_text_atomic
+from utils.files import atomic_path, lock_folder, remove_leftovers, write_text_atomic
 from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
 from utils.precision import autocast_for, memory_format_for, set_threads
 from utils.run_log import get_logger, progress
@@ -79,6 +79,7 @@ class Training:
         self.seconds_before, self.started = 0.0, time.monotonic()
         self._resume()
         if place.is_main:
+            remove_leftovers(self.model_dir)
             save_config(cfg, Path(cfg.run_dir) / "config.yaml")
 
     def run(self) -> int:

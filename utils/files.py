@@ -50,6 +50,12 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files killed processes left in `folder`; call it only while owning the folder."""
+    for path in folder.glob(".*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Own `folder` (created if missing) while the block runs; the lock dies with the process, however it ends.

@@ -100,8 +100,9 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
     small = tiny_config(tmp_path, f"run_dir={tmp_path / 'small'}", "train.batch_size=2", "train.iter_size=2", *settings)
     train_l2g.run(large)
     train_l2g.run(small)
+    found = _weights(small)
     for key, value in _weights(large).items():
-        torch.testing.assert_close(_weights(small)[key], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_writes_what_it_says(tmp_path: Path) -> None:
         ("train.lr=fast", "train.lr"),
         ("model.backbone=resnet39", "resnet38"),
         ("data.train_list=missing.txt", "missing.txt"),
-        ("data.num_classes=1", "img_00"),
+        ("data.num_classes=1", "out of range"),
         ("l2g.crop_size=64", "l2g.crop_size is 64"),
         ("train.schedule=cosine", "expected one of step, poly"),
         ("train.resume=nowhere.pth", "nowhere.pth"),
