@@ -32,9 +32,11 @@ pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both f
 mkdir -p runs
 plain_log="runs/${EXP}_plain.log"
 echo "plain CAM classifier: training in the background, log in $plain_log"
+set -m # a process group of its own, so that stopping the demo stops this training too
 pipeline "${EXP}_plain" "$@" "train.epochs=$PLAIN_EPOCHS" "train.classify_epochs=$PLAIN_EPOCHS" >"$plain_log" 2>&1 &
 plain=$!
-trap 'kill "$plain" 2>/dev/null || true' EXIT
+set +m
+trap 'kill -- "-$plain" 2>/dev/null || true' EXIT
 pipeline "${EXP}_l2g" "$@"
 if ! wait "$plain"; then
   echo "error: the plain run failed; the end of $plain_log:" >&2

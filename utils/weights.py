@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -133,9 +134,7 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"weight file {path} cannot be read ({_first_line(error)}); get it again") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except UnpicklingError as error:
         raise UserError(f"weight file {path} is no plain tensor file ({_first_line(error)}); convert it first") from error
 
 
