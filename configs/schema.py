@@ -10,181 +10,176 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
-
-def _key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    metadata = {"help": help, "choices": choices}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from configs.crf_schema import CrfConfig
+from configs.fields import Checked, key
 
 
 @dataclass
 class DataConfig:
-    root: str = _key("data/voc12", "folder of the dataset")
-    num_classes: int = _key(20, "number of foreground classes, background not counted; > 0")
-    class_names: Any = _key("voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names")
-    image_dir: str = _key("JPEGImages", "folder of <id>.jpg, relative to data.root")
-    saliency_dir: str = _key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root")
-    label_dir: str = _key("SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root")
-    train_list: str = _key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
-    infer_list: str = _key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
-    eval_list: str = _key(
+    root: str = key("data/voc12", "folder of the dataset")
+    num_classes: int = key(20, "number of foreground classes, background not counted; > 0")
+    class_names: Any = key("voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names")
+    image_dir: str = key("JPEGImages", "folder of <id>.jpg, relative to data.root")
+    saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root")
+    label_dir: str = key("SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root")
+    train_list: str = key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
+    infer_list: str = key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
+    eval_list: str = key(
         "${data.root}/train_aug.txt", "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines"
     )
-    label_list: str = _key("${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id")
-    mean: list[float] = _key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
-    std: list[float] = _key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]")
-    workers: int = _key(8, "loader processes per training or inference process; 0 loads in the main process")
+    label_list: str = key("${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id")
+    mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
+    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]")
+    workers: int = key(8, "loader processes per training or inference process; 0 loads in the main process")
 
 
 @dataclass
 class ModelConfig:
-    backbone: str = _key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
-    width: float = _key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
-    pretrained: str = _key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
-    allow_missing: list[str] = _key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
-    allow_unexpected: list[str] = _key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
-    freeze_bn: bool = _key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
-    freeze_stem: bool = _key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
-    dropout: bool = _key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
-    output_stride: int = _key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
+    width: float = key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
+    pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
+    allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
+    allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
+    freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
+    freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
+    dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
+    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = _key(10, "passes over train_list, classify_epochs included")
-    classify_epochs: int = _key(
+    epochs: int = key(10, "passes over train_list, classify_epochs included")
+    classify_epochs: int = key(
         0, "first epochs of plain classification; both networks then start from it. Equal to epochs: plain CAM"
     )
-    batch_size: int = _key(3, "images per step over all processes")
-    iter_size: int = _key(1, "batches accumulated per optimiser step")
-    optimizer: str = _key("sgd", "optimiser", ("sgd", "adamw"))
-    lr: float = _key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor")
-    classify_lr: float = _key(0.0, "learning rate of the classify_epochs; 0 means train.lr")
-    lr_head_factor: float = _key(10.0, "learning-rate factor of the CAM head's layers (published 10)")
-    momentum: float = _key(0.9, "SGD momentum")
-    nesterov: bool = _key(True, "Nesterov momentum")
-    weight_decay: float = _key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)")
-    schedule: str = _key(
+    batch_size: int = key(3, "images per step over all processes")
+    iter_size: int = key(1, "batches accumulated per optimiser step")
+    optimizer: str = key("sgd", "optimiser", ("sgd", "adamw"))
+    lr: float = key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor")
+    classify_lr: float = key(0.0, "learning rate of the classify_epochs; 0 means train.lr")
+    lr_head_factor: float = key(10.0, "learning-rate factor of the CAM head's layers (published 10)")
+    momentum: float = key(0.9, "SGD momentum")
+    nesterov: bool = key(True, "Nesterov momentum")
+    weight_decay: float = key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)")
+    schedule: str = key(
         "step", "step: x decay_factor at decay_epochs; poly: x (1 - t/T)^poly_power per iteration", ("step", "poly")
     )
-    decay_epochs: list[int] = _key([5], "0-based epochs at whose start the rate is multiplied by decay_factor")
-    decay_factor: float = _key(0.1, "factor of the step schedule")
-    poly_power: float = _key(0.7, "power of the poly schedule")
-    warmup_iters: int = _key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
-    shuffle: bool = _key(False, "new order each epoch; the published runs keep the list order")
-    init_from: str = _key("", "checkpoint both networks start from (published layout or ours)")
-    resume: str = _key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
-    log_every: int = _key(100, "batches between log lines and TensorBoard scalars")
-    images_every: int = _key(500, "batches between TensorBoard pictures; 0 is never")
-    save_every: int = _key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
-    keep_epochs: list[int] = _key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
-    clip_grad: float = _key(0.0, "gradient-norm limit; 0 is none (published)")
+    decay_epochs: list[int] = key([5], "0-based epochs at whose start the rate is multiplied by decay_factor")
+    decay_factor: float = key(0.1, "factor of the step schedule")
+    poly_power: float = key(0.7, "power of the poly schedule")
+    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
+    shuffle: bool = key(False, "new order each epoch; the published runs keep the list order")
+    init_from: str = key("", "checkpoint both networks start from (published layout or ours)")
+    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
+    log_every: int = key(100, "batches between log lines and TensorBoard scalars")
+    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
+    save_every: int = key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
+    keep_epochs: list[int] = key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
+    clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)")
 
 
 @dataclass
 class L2GConfig:
-    input_size: int = _key(448, "side of the global view, pixels")
-    crop_size: int = _key(320, "side of a local view, pixels; <= input_size")
-    patches: int = _key(6, "local views per image; >= 4 with boxes=corners")
-    boxes: str = _key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
-    resize: str = _key(
+    input_size: int = key(448, "side of the global view, pixels")
+    crop_size: int = key(320, "side of a local view, pixels; <= input_size")
+    patches: int = key(6, "local views per image; >= 4 with boxes=corners")
+    boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
+    resize: str = key(
         "short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square")
     )
-    short_side: int = _key(512, "short side after resizing, pixels (resize=short)")
-    crop: str = _key(
+    short_side: int = key(512, "short side after resizing, pixels (resize=short)")
+    crop: str = key(
         "swapped",
         "swapped: width and height swapped, black padding (published); correct: a real random crop",
         ("swapped", "correct"),
     )
-    flip: bool = _key(False, "random horizontal flip (published: none)")
-    scale_jitter: list[float] = _key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
-    color_jitter: list[float] = _key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
-    saliency: str = _key(
+    flip: bool = key(False, "random horizontal flip (published: none)")
+    scale_jitter: list[float] = key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
+    color_jitter: list[float] = key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
+    saliency: str = key(
         "map", "map: saliency PNGs shape the target; none: the target is the winner map itself", ("map", "none")
     )
-    saliency_resize: str = _key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
-    saliency_grid: str = _key(
+    saliency_resize: str = key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
+    saliency_grid: str = key(
         "nearest", "how saliency reaches the CAM grid: nearest (published) or the mean over each cell", ("nearest", "area")
     )
-    saliency_norm: str = _key(
+    saliency_norm: str = key(
         "crop", "divide by the maximum over the cropped view (crop) or not at all (none)", ("crop", "none")
     )
-    kd_weight: float = _key(10.0, "weight of the knowledge-transfer loss")
-    bg_threshold: float = _key(0.001, "winner score above which a cell takes part in the target")
-    background_target: str = _key(
+    kd_weight: float = key(10.0, "weight of the knowledge-transfer loss")
+    bg_threshold: float = key(0.001, "winner score above which a cell takes part in the target")
+    background_target: str = key(
         "indicator",
         "indicator: 1[T>thr](1-s), VOC; value: T(1-s), COCO; complement: 1-s everywhere",
         ("indicator", "value", "complement"),
     )
-    background_row: str = _key(
+    background_row: str = key(
         "compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop")
     )
-    cam_norm: str = _key(
+    cam_norm: str = key(
         "patch",
         "local CAMs are divided by their maximum over one patch (published) or all patches of the image",
         ("patch", "image"),
     )
-    roi_aligned: bool = _key(False, "half-pixel correction of RoIAlign (published: none)")
-    target_dropout: bool = _key(True, "dropout stays on while the local network makes targets (published)")
-    global_cls_weight: float = _key(0.0, "weight of the global network's classification loss (published: 0)")
-    global_cls_pool: str = _key(
+    roi_aligned: bool = key(False, "half-pixel correction of RoIAlign (published: none)")
+    target_dropout: bool = key(True, "dropout stays on while the local network makes targets (published)")
+    global_cls_weight: float = key(0.0, "weight of the global network's classification loss (published: 0)")
+    global_cls_pool: str = key(
         "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
     )
 
 
 @dataclass
 class CamConfig:
-    checkpoint: str = _key(
-        "${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth"
-    )
-    network: str = _key("global", "which network of a training checkpoint", ("global", "local"))
-    scales: list[float] = _key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
-    flip: bool = _key(True, "average with the mirrored image")
-    dir: str = _key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
-    label_dir: str = _key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
-    label_threshold: float = _key(0.25, "background score of those label maps, in [0, 1]")
-    batch_size: int = _key(1, "images of one size per forward (each is doubled by flip)")
-    labels: str = _key(
+    checkpoint: str = key("${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth")
+    network: str = key("global", "which network of a training checkpoint", ("global", "local"))
+    scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
+    flip: bool = key(True, "average with the mirrored image")
+    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
+    label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
+    label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    batch_size: int = key(1, "images of one size per forward (each is doubled by flip)")
+    labels: str = key(
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
     )
-    score_threshold: float = _key(0.5, "class probability above which a class is present, in [0, 1]")
-    overwrite: bool = _key(False, "redo finished images instead of skipping them")
+    score_threshold: float = key(0.5, "class probability above which a class is present, in [0, 1]")
+    overwrite: bool = key(False, "redo finished images instead of skipping them")
 
 
 @dataclass
 class EvalConfig:
-    cam_dir: str = _key("${cam.dir}", "folder of <id>_<class>.png")
-    thresholds: list[float] = _key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json, in [0, 1]")
-    out: str = _key("${run_dir}/ms/result.json", "result file; plots are written beside it")
-    workers: int = _key(0, "processes; 0 is one per core")
-    published_format: str = _key("", "also write the published text layout to this file; empty: no")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
+    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json, in [0, 1]")
+    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it")
+    workers: int = key(0, "processes; 0 is one per core")
+    published_format: str = key("", "also write the published text layout to this file; empty: no")
 
 
 @dataclass
 class PseudoConfig:
-    fusion: str = _key(
+    fusion: str = key(
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
     )
-    threshold: float = _key(0.25, "background score of fusion=threshold, in [0, 1]")
-    cam_dir: str = _key("${cam.dir}", "folder of <id>_<class>.png")
-    out_dir: str = _key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")
-    cam_floor: float = _key(0.3, "fusion=saliency: class scores below are dropped")
-    conflict: float = _key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)")
-    salient: int = _key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255")
-    cam_salient: float = _key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
-    min_foreground: float = _key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
-    workers: int = _key(0, "processes; 0 is one per core")
+    threshold: float = key(0.25, "background score of fusion=threshold, in [0, 1]")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
+    out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")
+    cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped")
+    conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)")
+    salient: int = key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255")
+    cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
+    min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
+    workers: int = key(0, "processes; 0 is one per core")
+    crf: bool = key(False, "refine the class scores with a dense CRF (section crf) before labelling; published: no")
 
 
 @dataclass
-class Config:
-    name: str = _key("exp_voc", "name of the run; outputs go to run_dir")
-    run_dir: str = _key("runs/${name}", "folder of everything the run writes")
-    seed: int = _key(0, "seed of every random draw; >= 0")
-    device: str = _key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
-    precision: str = _key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
-    threads: int = _key(0, "CPU threads per process; 0 leaves torch's default")
+class Config(Checked):
+    name: str = key("exp_voc", "name of the run; outputs go to run_dir")
+    run_dir: str = key("runs/${name}", "folder of everything the run writes")
+    seed: int = key(0, "seed of every random draw; >= 0")
+    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
+    precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
+    threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -192,3 +187,39 @@ class Config:
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    crf: CrfConfig = field(default_factory=CrfConfig)
+
+    def rules(self) -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
+        train, l2g = self.train, self.l2g
+        return [
+            (self.seed >= 0, f"seed is {self.seed}, expected >= 0"),
+            (self.data.num_classes > 0, f"data.num_classes is {self.data.num_classes}, expected > 0"),
+            (len(self.data.mean) == len(self.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
+            (all(s > 0 for s in self.data.std), "data.std must be positive"),
+            (0 < self.model.width <= 1, f"model.width is {self.model.width}, expected in (0, 1]"),
+            (train.batch_size >= 1 and train.iter_size >= 1, "train.batch_size and train.iter_size must be at least 1"),
+            (train.epochs >= 1, f"train.epochs is {train.epochs}, expected at least 1"),
+            (
+                0 <= train.classify_epochs <= train.epochs,
+                f"train.classify_epochs is {train.classify_epochs}, expected between 0 and train.epochs ({train.epochs})",
+            ),
+            (train.lr > 0, f"train.lr is {train.lr}, expected > 0"),
+            (
+                0 < l2g.crop_size <= l2g.input_size,
+                f"l2g.crop_size is {l2g.crop_size}, expected at most l2g.input_size ({l2g.input_size})",
+            ),
+            (
+                l2g.patches >= (4 if l2g.boxes == "corners" else 1),
+                f"l2g.patches is {l2g.patches}, expected at least 4 (corners)",
+            ),
+            (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
+            (
+                len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],
+                "l2g.scale_jitter needs two numbers, 0 < low <= high",
+            ),
+            (len(self.cam.scales) > 0 and all(s > 0 for s in self.cam.scales), "cam.scales needs positive numbers"),
+            (self.cam.batch_size >= 1, "cam.batch_size must be at least 1"),
+            (all(0 <= t <= 1 for t in self.eval.thresholds), "eval.thresholds must lie in [0, 1]"),
+            (0 <= self.pseudo.threshold <= 1, f"pseudo.threshold is {self.pseudo.threshold}, expected in [0, 1]"),
+        ]

@@ -4,19 +4,29 @@ import dataclasses
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from configs.fields import Checked
 from configs.schema import Config
 from utils.errors import UserError
 from utils.files import write_text_atomic
 
+Schema = TypeVar("Schema", bound=Checked)
+# The segmentation stage's published option, accepted by every program.
+CONFIG_OPTIONS = ("--config", "--config-path", "-c")
+
 
 def parse_args(argv: list[str], doc: str) -> Config:
-    """Turn `--config FILE [key=value ...]` into a checked `Config`; `--help` prints `doc` and every key, then exits.
+    """Turn `--config FILE [key=value ...]` into a checked `Config` of the first stage; see `parse_schema_args`."""
+    return parse_schema_args(argv, doc, Config)
+
+
+def parse_schema_args(argv: list[str], doc: str, schema: type[Schema]) -> Schema:
+    """Turn `--config FILE [key=value ...]` into a checked `schema`; `--help` prints `doc` and every key, then exits.
 
     Raises:
         UserError: for a missing file, an unknown key, a wrong type or a value that is not among the choices.
@@ -26,32 +36,37 @@ def parse_args(argv: list[str], doc: str) -> Config:
     arguments = iter(argv)
     for argument in arguments:
         if argument in ("-h", "--help"):
-            print(describe(doc))
+            print(describe(doc, schema))
             raise SystemExit(0)
-        if argument == "--config":
+        if argument in CONFIG_OPTIONS:
             path = next(arguments, None)
             if path is None:
-                raise UserError("--config needs a file: --config configs/<name>.yaml")
-        elif argument.startswith("--config="):
-            path = argument.removeprefix("--config=")
+                raise UserError(f"{argument} needs a file: {argument} configs/<name>.yaml")
+        elif argument.startswith(("--config=", "--config-path=")):
+            path = argument.partition("=")[2]
         elif argument.startswith("-") or "=" not in argument:
             raise UserError(f"argument '{argument}' is neither --config FILE nor key=value; see --help")
         else:
             overrides.append(argument)
     if path is None:
         raise UserError("no configuration given; add --config configs/<name>.yaml (see --help)")
-    return load_config(path, overrides)
+    return load_schema(path, overrides, schema)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Merge defaults, the YAML file `path` and `key=value` overrides into a checked, fully resolved `Config`.
+    """Load a first-stage configuration; see `load_schema`."""
+    return load_schema(path, overrides, Config)
+
+
+def load_schema(path: str | Path, overrides: list[str] | None, schema: type[Schema]) -> Schema:
+    """Merge defaults, the YAML file `path` and `key=value` overrides into a checked, fully resolved `schema`.
 
     A file may start with `base: other.yaml` (relative to itself): it then holds only what differs from that file.
 
     Raises:
         UserError: one sentence naming file or override, key and what was expected.
     """
-    config = OmegaConf.structured(Config)
+    config = OmegaConf.structured(schema)
     for file in _with_bases(Path(path)):
         config = _merge(config, _read_yaml(file), str(file))
     for override in overrides or []:
@@ -60,22 +75,24 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}; check the ${{...}} references") from error
-    if not isinstance(resolved, Config):
-        raise TypeError(f"expected Config, got {type(resolved)}")
+    if not isinstance(resolved, schema):
+        raise TypeError(f"expected {schema.__name__}, got {type(resolved)}")
     _check_choices(resolved, str(path))
-    _check_ranges(resolved, str(path))
+    for holds, message in resolved.rules():
+        if not holds:
+            raise UserError(f"{path}: {message}")
     return resolved
 
 
-def save_config(config: Config, path: Path) -> None:
+def save_config(config: Checked, path: Path) -> None:
     """Write the resolved configuration as YAML (atomic), so that a run can be repeated from its own folder."""
     write_text_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
-def describe(doc: str) -> str:
+def describe(doc: str, schema: type[Checked] = Config) -> str:
     """Return `doc` followed by one entry per key: name, type, default, meaning and choices."""
     lines = [doc.strip(), "", "keys (key=value overrides the YAML file):", ""]
-    for name, kind, default, metadata in _walk(Config):
+    for name, kind, default, metadata in _walk(schema):
         choices = f" One of: {', '.join(metadata['choices'])}." if metadata.get("choices") else ""
         lines.append(f"  {name} ({kind}, default {default})")
         lines.extend(
@@ -132,10 +149,19 @@ def _fold_case(value: Any) -> Any:
 
 
 def _parse_override(override: str) -> DictConfig:
+    key, _, value = override.partition("=")
     try:
+        if value == "":  # the shell drops the quotes of key='': an empty text, not null
+            return _nested(key, value)
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"argument '{override}' is not key=value: {_first_line(error)}") from error
+
+
+def _nested(key: str, value: str) -> DictConfig:
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, value)
+    return config
 
 
 def _merge(config: Any, update: DictConfig, source: str) -> Any:
@@ -159,41 +185,8 @@ def _check_choices(config: Any, source: str, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             _check_choices(value, source, f"{prefix}{entry.name}.")
         choices = entry.metadata.get("choices", ())
+        if choices and value not in choices and str(value).lower() in choices:
+            value = str(value).lower()  # YAML reads the choice `true` as a boolean, which becomes the text "True"
+            setattr(config, entry.name, value)
         if choices and value not in choices:
             raise UserError(f"{source}: {prefix}{entry.name} is '{value}', expected one of {', '.join(choices)}")
-
-
-def _check_ranges(config: Config, source: str) -> None:
-    """Check the relations between values that would otherwise fail late or silently."""
-    train, l2g = config.train, config.l2g
-    rules = [
-        (config.seed >= 0, f"seed is {config.seed}, expected >= 0"),
-        (config.data.num_classes > 0, f"data.num_classes is {config.data.num_classes}, expected > 0"),
-        (len(config.data.mean) == len(config.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
-        (all(s > 0 for s in config.data.std), "data.std must be positive"),
-        (0 < config.model.width <= 1, f"model.width is {config.model.width}, expected in (0, 1]"),
-        (train.batch_size >= 1 and train.iter_size >= 1, "train.batch_size and train.iter_size must be at least 1"),
-        (train.epochs >= 1, f"train.epochs is {train.epochs}, expected at least 1"),
-        (
-            0 <= train.classify_epochs <= train.epochs,
-            f"train.classify_epochs is {train.classify_epochs}, expected between 0 and train.epochs ({train.epochs})",
-        ),
-        (train.lr > 0, f"train.lr is {train.lr}, expected > 0"),
-        (
-            0 < l2g.crop_size <= l2g.input_size,
-            f"l2g.crop_size is {l2g.crop_size}, expected at most l2g.input_size ({l2g.input_size})",
-        ),
-        (l2g.patches >= (4 if l2g.boxes == "corners" else 1), f"l2g.patches is {l2g.patches}, expected at least 4 (corners)"),
-        (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
-        (
-            len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],
-            "l2g.scale_jitter needs two numbers, 0 < low <= high",
-        ),
-        (len(config.cam.scales) > 0 and all(s > 0 for s in config.cam.scales), "cam.scales needs positive numbers"),
-        (config.cam.batch_size >= 1, "cam.batch_size must be at least 1"),
-        (all(0 <= t <= 1 for t in config.eval.thresholds), "eval.thresholds must lie in [0, 1]"),
-        (0 <= config.pseudo.threshold <= 1, f"pseudo.threshold is {config.pseudo.threshold}, expected in [0, 1]"),
-    ]
-    for holds, message in rules:
-        if not holds:
-            raise UserError(f"{source}: {message}")

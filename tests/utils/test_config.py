@@ -77,3 +77,9 @@ def test_help_names_keys_types_defaults_and_meanings(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     for expected in ("What it does.", "train.lr (float, default 0.001)", "cam.scales (list[float]", "One of: step, poly"):
         assert expected in printed
+
+
+def test_an_empty_value_on_the_command_line_is_an_empty_text() -> None:
+    cfg = load_config(CONFIGS / "l2g_voc_mini.yaml", ["model.pretrained=", "crf.image=True"])
+    assert cfg.model.pretrained == ""
+    assert cfg.crf.image == "true"
