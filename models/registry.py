@@ -37,16 +37,20 @@ def build_cam_network(
     Raises:
         ValueError: for an unknown name, or a missing optional library.
     """
+    trunk = build_trunk(backbone, width=width, dropout=dropout, output_stride=output_stride)
+    return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem)
+
+
+def build_trunk(backbone: str, *, width: float = 1.0, dropout: bool = True, output_stride: int = 8) -> nn.Module:
+    """Build a trunk (see `models.cam_net.Trunk`) with random weights; arguments and errors of `build_cam_network`."""
     trunks: dict[str, Callable[[], nn.Module]] = {
         "resnet38": lambda: ResNet38(width, dropout),
         "resnet101": lambda: ResNet101(output_stride),
         "vgg16": Vgg16,
     }
     if backbone.startswith(TIMM_PREFIX):
-        trunk: nn.Module = TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride)
-    elif backbone in trunks:
-        trunk = trunks[backbone]()
-    else:
-        known = ", ".join([*trunks, TIMM_PREFIX + "<name>"])
-        raise ValueError(f"model.backbone is '{backbone}', expected one of {known}")
-    return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem)
+        return TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride)
+    if backbone in trunks:
+        return trunks[backbone]()
+    known = ", ".join([*trunks, TIMM_PREFIX + "<name>"])
+    raise ValueError(f"model.backbone is '{backbone}', expected one of {known}")

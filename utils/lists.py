@@ -27,7 +27,7 @@ def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool
     """
     path = Path(path)
     labels: dict[str, tuple[int, ...]] = {}
-    for place, fields in _lines(path):
+    for place, fields in list_lines(path):
         image_id = _check_id(fields[0], place, "'<id> <class> <class> ...'")
         if image_id in labels:
             raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
@@ -49,7 +49,7 @@ def read_id_list(path: str | Path) -> list[str]:
     """
     path = Path(path)
     ids: dict[str, None] = {}
-    for place, fields in _lines(path):
+    for place, fields in list_lines(path):
         image_id = _id_of_paths(fields, place) if "/" in fields[0] else _id_of_labels(fields, place)
         if image_id in ids:
             raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
@@ -57,8 +57,12 @@ def read_id_list(path: str | Path) -> list[str]:
     return list(ids)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ('<file> line <n>', fields) of the lines that are not blank; an empty list is an error."""
+def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield ('<file> line <n>', fields) of the lines that are not blank.
+
+    Raises:
+        UserError: for an unreadable or empty file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -114,7 +114,7 @@ def load_weights(
         raise UserError(f"{source} does not fit: {_shape_problem(network, shapes, fitting, own)}")
     if missing or unexpected:
         parts = [
-            f"{len(keys)} {kind} keys ({_listed(keys)})"
+            f"{len(keys)} {kind} keys ({listed_keys(keys)})"
             for kind, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
@@ -163,7 +163,8 @@ def _shape_problem(network: Renaming, keys: list[str], state: dict[str, Tensor],
     )
 
 
-def _listed(keys: list[str]) -> str:
+def listed_keys(keys: list[str]) -> str:
+    """Return the first of some key names, and how many more there are."""
     more = f", and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
     return ", ".join(keys[:LISTED_KEYS]) + more
 

@@ -1,0 +1,62 @@
+"""Cross-entropy over the multi-scale outputs, in a form that sums exactly over processes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.deeplab_schema import IGNORE_LABEL
+from utils.classes import BACKGROUND
+
+
+def multi_scale_loss(
+    outputs: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    balanced: bool = False,
+    reduce_counts: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> Tensor:
+    """Return the cross-entropy of each output map, (M,); their sum is the published loss of a mini-batch.
+
+    Each map is compared with labels resized to it by nearest neighbour. Plain: mean over labelled pixels (published).
+    Balanced (CLIMS, RIB): half the mean over background and half the mean over foreground pixels. A map without any pixel
+    of a kind contributes 0 for it, where the published code gave NaN.
+
+    Args:
+        outputs: (B, classes, h, w) logits of several sizes.
+        labels: (B, H, W) int64, 255 ignored.
+        balanced: which of the two.
+        reduce_counts: sums pixel counts over processes; then each process returns its part of the global loss.
+    """
+    groups = 2 if balanced else 1
+    sums, counts = [], []
+    for logits in outputs:
+        target = resize_labels(labels, (logits.shape[2], logits.shape[3]))
+        pixels = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL, reduction="none")
+        for mask in _groups(target, balanced):
+            sums.append((pixels * mask).sum())
+            counts.append(mask.sum())
+    total = reduce_counts(torch.stack(counts).to(pixels.dtype)).clamp_min(1)
+    return (torch.stack(sums) / total).view(len(outputs), groups).mean(dim=1)
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, H, W) label maps to (B, *size) by PIL's nearest rule: source index floor((i + 0.5) * n_src / n_dst).
+
+    (The published helper swapped height and width; on its square crops that made no difference.)
+    """
+    rows, columns = (_nearest(labels.shape[1 + axis], size[axis], labels.device) for axis in (0, 1))
+    return labels[:, rows[:, None], columns]
+
+
+def _nearest(source: int, target: int, device: torch.device) -> Tensor:
+    # Integer arithmetic: float32 positions fall on the wrong side of a pixel border for some sizes.
+    return (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
+
+
+def _groups(target: Tensor, balanced: bool) -> list[Tensor]:
+    labelled = target != IGNORE_LABEL
+    if not balanced:
+        return [labelled]
+    return [target == BACKGROUND, labelled & (target != BACKGROUND)]

@@ -1,0 +1,144 @@
+"""Weights in: initialisation of a trunk, and checkpoints; nothing is dropped without a word."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import VGG16_Weights
+
+from deeplab.multi_scale import MultiScale
+from deeplab.network import DeepLab
+from utils.errors import UserError
+from utils.weights import listed_keys, read_weights
+
+BASE = "base."
+GREY_LEVELS = 255.0
+COUNTER = "num_batches_tracked"
+_BOTTLENECK = re.compile(r"^layer(\d)\.(\d+)\.(conv|bn)([123])\.(\w+)$")
+_SHORTCUT = re.compile(r"^layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)$")
+_PARTS = {"1": "reduce", "2": "conv3x3", "3": "increase"}
+# torchvision's index in `features` -> published name; pools and ReLUs have no weights.
+_VGG_NAMES = {
+    0: "layer1.0.0", 2: "layer1.1.0", 5: "layer1.3.0", 7: "layer1.4.0", 10: "layer1.6.0", 12: "layer1.7.0", 14: "layer1.8.0",
+    17: "layer1.10.0", 19: "layer1.11.0", 21: "layer1.12.0", 24: "layer2.0.0", 26: "layer2.1.0", 28: "layer2.2.0",
+}  # fmt: skip
+
+
+def load_checkpoint(network: MultiScale, path: str | Path) -> None:
+    """Load a segmentation checkpoint, published or ours, with or without `base.` and `module.`; every entry must fit.
+
+    Raises:
+        UserError: listing missing, unexpected or wrongly shaped entries.
+    """
+    state = _without_base(read_weights(path))
+    own = network.base.state_dict()
+    _check_shapes(own, state, path, "dataset.n_classes and model.name")
+    missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
+    unexpected = [k for k in state if k not in own]
+    if missing or unexpected:
+        raise UserError(
+            f"{path} does not fit this network: {len(missing)} missing keys ({listed_keys(missing)}), {len(unexpected)} "
+            f"unexpected ({listed_keys(unexpected)}); check model.name and the path"
+        )
+    network.base.load_state_dict({**own, **state})
+
+
+def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]) -> str:
+    """Start from a weight file: the whole trunk must be in it; a head is taken when it has the right shape.
+
+    Understood: published init and segmentation files, torchvision's ResNet and VGG-16, and, for first-stage trunks, their
+    own weights and first-stage networks.
+
+    Args:
+        network: to load into.
+        path: weight file.
+        allow_missing: fnmatch patterns of trunk keys it may lack.
+
+    Returns:
+        one sentence saying what was taken and what not.
+
+    Raises:
+        UserError: when trunk keys are missing or of another shape. (The published program went on from random weights.)
+    """
+    base = network.base
+    if not isinstance(base, DeepLab):
+        raise TypeError(f"expected DeepLab, got {type(base)}")
+    state = from_torchvision(_without_base(read_weights(path)))
+    alias = base.trunk_alias()
+    state = {alias.get(key.removeprefix("backbone."), key): value for key, value in state.items()}
+    own = base.state_dict()
+    head = f"{base.head_name}."
+    trunk = {k: v for k, v in own.items() if not k.startswith(head)}
+    missing = [k for k in trunk if k not in state and not k.endswith(COUNTER) and not _matches(k, allow_missing)]
+    if missing:
+        raise UserError(
+            f"init file {path} lacks {len(missing)} of the {len(trunk)} trunk entries of {network.__class__.__name__} "
+            f"({listed_keys(missing)}); check model.init_model and model.name"
+        )
+    _check_shapes(trunk, state, path, "model.name and model.width")
+    new_head = [k for k in own if k.startswith(head) and (k not in state or state[k].shape != own[k].shape)]
+    taken = {k: v for k, v in state.items() if k in own and k not in new_head}
+    base.load_state_dict({**own, **taken})
+    left = [k for k in state if k not in taken]
+    start = "from it as well" if not new_head else "at random"
+    rest = f"; not used of it: {listed_keys(left)}" if left else ""
+    return f"trunk from {path} ({len(taken)} entries), head starts {start}{rest}"
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename torchvision's ResNet or VGG-16 entries to the published names; other states are returned as they are.
+
+    torchvision's networks take RGB scaled to unit range and normalised; the published ones BGR grey levels minus the mean.
+    So the input channels of the first convolution are reversed and divided by 255 * std. In ResNets torchvision strides
+    on the 3x3 convolution, the published network on the 1x1 before it: the weights fit, the features of layer3's first
+    block differ a little until fine-tuned.
+    """
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        renamed = {name: value for key, value in state.items() if (name := _resnet_name(key))}
+        stem = "layer1.conv1.conv.weight"
+    elif "features.0.weight" in state and "features.28.weight" in state:
+        renamed = {name: value for key, value in state.items() if (name := _vgg_name(key))}
+        stem = "layer1.0.0.weight"
+    else:
+        return state
+    std = torch.tensor(VGG16_Weights.IMAGENET1K_V1.transforms().std).view(1, 3, 1, 1)
+    renamed[stem] = (renamed[stem] / (GREY_LEVELS * std)).flip(1)
+    return renamed
+
+
+def _resnet_name(key: str) -> str | None:
+    module, _, leaf = key.partition(".")
+    if module in ("conv1", "bn1"):
+        return f"layer1.conv1.{module.rstrip('1')}.{leaf}"
+    if match := _BOTTLENECK.match(key):
+        layer, block, kind, part, leaf = match.groups()
+        return f"layer{int(layer) + 1}.block{int(block) + 1}.{_PARTS[part]}.{kind}.{leaf}"
+    if match := _SHORTCUT.match(key):
+        layer, block, index, leaf = match.groups()
+        return f"layer{int(layer) + 1}.block{int(block) + 1}.shortcut.{('conv', 'bn')[int(index)]}.{leaf}"
+    return None
+
+
+def _vgg_name(key: str) -> str | None:
+    part, index, *leaf = key.split(".")
+    return f"{_VGG_NAMES[int(index)]}.{leaf[0]}" if part == "features" else None
+
+
+def _without_base(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(BASE): value for key, value in state.items()}
+
+
+def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: str | Path, keys: str) -> None:
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if wrong:
+        k = wrong[0]
+        raise UserError(
+            f"{path} does not fit: {len(wrong)} entries differ in shape, e.g. {k} is {list(state[k].shape)}, expected "
+            f"{list(own[k].shape)}; check {keys}"
+        )
+
+
+def _matches(key: str, patterns: list[str]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
