@@ -132,7 +132,12 @@ def test_interrupted_preparation_continues(settings: VocSettings, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         run(settings)
     assert not (settings.out / "train_cls.txt").exists()
-    monkeypatch.setattr(prepare_voc, "read_mask", lambda path: (converted.append(path.name), read(path))[1])
+
+    def note(path: Path) -> Any:
+        converted.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(prepare_voc, "read_mask", note)
     run(settings)
     assert converted == [f"{i}.mat" for i in SBD_ONLY]  # each one once
     assert _contents(settings.out) == _contents(tmp_path / "whole")
