@@ -10,6 +10,7 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 
@@ -188,6 +189,7 @@ class Config(Checked):
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""

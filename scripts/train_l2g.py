@@ -26,6 +26,7 @@ from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.l2g import L2G, Classification
 from scripts.build import build_l2g_options, build_network, load_initial_weights
+from scripts.check_data import check_cheaply
 from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
 from utils.config import parse_args, save_config
 from utils.datasets import EpochBatchSampler, L2GDataset
@@ -71,6 +72,8 @@ class Training:
         self.cfg, self.place, self.stop = cfg, place, stop
         self.model_dir = Path(cfg.run_dir) / "model"
         self.log = get_logger(Path(cfg.run_dir), rank=place.rank)
+        for warning in check_cheaply(cfg) if place.is_main else []:
+            self.log.warning("%s", warning)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
         self.global_net, self.local_net = self._network(), self._network()
