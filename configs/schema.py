@@ -13,6 +13,7 @@ from typing import Any
 from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
+from configs.saliency_schema import SaliencyConfig
 
 
 @dataclass
@@ -190,6 +191,7 @@ class Config(Checked):
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
