@@ -75,8 +75,8 @@ class Lattice:
 def build_lattice(features: Tensor) -> Lattice:
     """Return the lattice of several images' points, each image filtered apart from the others.
 
-    Vertices are those that the published C++ code of Kraehenbuehl & Koltun makes; a value moves only through vertices that exist,
-    so both give the same sums but for rounding.
+    Vertices are those that the published C++ code of Kraehenbuehl & Koltun makes; a value moves only through vertices that
+    exist, so both give the same sums but for rounding.
 
     Args:
         features: (B, N, d) float32, positions in units of one standard deviation; the points become rows b * N + n.
