@@ -22,7 +22,7 @@ class ExpConfig:
 class SplitConfig:
     train: str = key("train_aug", "name of the training split; file <split>.txt unless dataset.train_list is given")
     val: str = key("val", "name of the split test and crf work on; val_aug is taken for val where only that list exists")
-    test: str = key("test", "name of a split without ground truth (test.unlabelled=true)")
+    test: Any = key("test", "name of a split without ground truth (test.unlabelled=true)")
 
 
 @dataclass
