@@ -15,7 +15,7 @@ FOV = "fov"
 
 
 def build_optimizer(network: MultiScale, solver: SolverConfig, *, untrained_fov: bool = False) -> torch.optim.Optimizer:
-    """Build SGD over the published groups: trunk 1x, head weights 10x, head biases 20x without decay.
+    """Build the optimiser over the published groups: trunk 1x, head weights 10x, head biases 20x without decay.
 
     Trainable normalisation (model.freeze_bn=false, or trunks with LayerNorm) is a further group, 1x without decay.
 
@@ -45,6 +45,8 @@ def build_optimizer(network: MultiScale, solver: SolverConfig, *, untrained_fov:
         rows.append((norms, 1.0, 0.0))
     groups = [{"params": p, "lr": solver.lr * f, "lr_scale": f, "weight_decay": decay} for p, f, decay in rows]
     fused = all(p.is_cuda for p in network.parameters())
+    if solver.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=solver.lr, fused=fused)
     return torch.optim.SGD(groups, lr=solver.lr, momentum=solver.momentum, fused=fused)
 
 
