@@ -2,12 +2,17 @@
 
 from typing import cast
 
+from torch import nn
+
 from configs.schema import Config
 from models.cam_net import CamNetwork
-from models.l2g import L2GOptions
+from models.l2g import L2G, Classification, L2GOptions
 from models.registry import build_cam_network
 from models.transfer import BackgroundTarget
+from utils.distributed import Dist, distribute
 from utils.errors import UserError
+from utils.phases import Phase
+from utils.precision import memory_format_for
 from utils.weights import load_weights, read_weights
 
 
@@ -45,6 +50,19 @@ def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
             allow_missing=cfg.model.allow_missing,
             allow_unexpected=cfg.model.allow_unexpected,
         )
+
+
+def build_trainable(cfg: Config, place: Dist) -> CamNetwork:
+    """Build a network with its initial weights on this process's device, in the memory layout that suits it."""
+    network = build_network(cfg)
+    load_initial_weights(network, cfg)
+    return network.to(place.device).to(memory_format=memory_format_for(place.device))
+
+
+def build_step(cfg: Config, phase: Phase, global_net: CamNetwork, local_net: CamNetwork, place: Dist) -> nn.Module:
+    """Build the module one step of `phase` runs: `forward(batch) -> StepOutput`, over all processes."""
+    module = Classification(global_net) if phase.classifies else L2G(global_net, local_net, build_l2g_options(cfg))
+    return distribute(module, place, trains_norm=not cfg.model.freeze_bn)
 
 
 def build_l2g_options(cfg: Config) -> L2GOptions:
