@@ -10,6 +10,7 @@ key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM 
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from utils.run_log import get_logger, progress
 from utils.signals import StopRequest, stop_on_signals
 from utils.train_journal import open_journal
 from utils.train_loop import RunningMeans, train_batches
-from utils.train_outputs import export_weights, write_summary
+from utils.train_outputs import write_outputs
 from utils.train_pictures import training_pictures
 from utils.train_state import Identity, TrainState
 
@@ -72,28 +73,22 @@ class Training:
         networks = {"state_dict": self.global_net, "local_dict": self.local_net}
         self.state = TrainState(networks, self.optimizer, Identity(cfg.seed, cfg.train.batch_size, cfg.model.backbone))
         if (path := self.state.resume(cfg.train.resume, self.model_dir)) is not None:
-            at = self.state.position
-            self.log.info("resumed from %s at epoch %d, batch %d", path, at.epoch, at.batch)
+            self.log.info("resumed from %s at epoch %d, batch %d", path, self.state.position.epoch, self.state.position.batch)
         if place.is_main:
             remove_leftovers(self.model_dir)
             save_config(cfg, self.run_dir / "config.yaml")
-
-    @property
-    def counter(self) -> int:
-        """Return the batches done so far, over all epochs."""
-        return self.state.position.counter
 
     def run(self) -> int:
         """Train from the present position to the end; return the exit code."""
         cfg, place, at = self.cfg, self.place, self.state.position
         images, classes = len(self.dataset), cfg.data.num_classes
-        self.log.info(
-            "%d images, %d classes, %s on %s, %d process(es)", images, classes, cfg.model.backbone, place.device, place.world
-        )
+        facts = (images, classes, cfg.model.backbone, place.device, place.world)
+        self.log.info("%d images, %d classes, %s on %s, %d process(es)", *facts)
         with open_journal(self.run_dir, self.log, is_main=place.is_main, counter=at.counter) as self.journal:
             while at.epoch < cfg.train.epochs:
                 if at.epoch == cfg.train.classify_epochs and at.batch == 0 and at.epoch > 0:
-                    self._start_transfer()
+                    self.state.start_transfer()
+                    self.log.info("epoch %d: classification done, local-to-global transfer begins", at.epoch)
                 if self._train_epoch():
                     self._save()
                     self.log.info("stopped by a signal in epoch %d; continue with train.resume=auto", at.epoch)
@@ -101,16 +96,9 @@ class Training:
                 at.epoch, at.batch = at.epoch + 1, 0
                 self._save(keep=at.epoch - 1 in cfg.train.keep_epochs)
         if place.is_main:
-            export_weights(self.global_net, self.model_dir / "final.pth")
-            write_summary(self.model_dir / "summary.json", at, images, place)
-            self.log.info("finished; weights of the global network in %s", self.model_dir / "final.pth")
+            final = write_outputs(self.model_dir, self.global_net, at, images, place)
+            self.log.info("finished; weights of the global network in %s", final)
         return 0
-
-    def _start_transfer(self) -> None:
-        """Begin the second phase: both networks continue from the trained classifier, the optimiser from nothing."""
-        self.local_net.load_state_dict(self.global_net.state_dict())
-        self.optimizer.state.clear()
-        self.log.info("epoch %d: classification done, local-to-global transfer begins", self.state.position.epoch)
 
     def _train_epoch(self) -> bool:
         """Train the rest of the present epoch; return True when a signal asked to stop."""
@@ -128,9 +116,9 @@ class Training:
             at.batch, at.counter = index + 1, at.counter + 1
             means.add(output["losses"], output["share"], sampler.global_batch_size(index))
             if at.counter % train.log_every == 0 or at.batch == total:
-                self._log_scalars(means.read(), rate, total)
+                self.journal.scalars(at, means.read(), rate, total)
             if train.images_every and at.counter % train.images_every == 0:
-                self._log_pictures(batch, output["views"])
+                self.journal.pictures(at, partial(training_pictures, batch, output["views"], cfg.data.mean, cfg.data.std))
             if stepped and train.save_every and at.counter % train.save_every == 0 and at.batch < total:
                 self._save()
             asked = place.world == 1 or at.counter % STOP_CHECK_EVERY == 0
@@ -151,14 +139,6 @@ class Training:
             after_batch=after_batch,
             clip_grad=train.clip_grad,
         )
-
-    def _log_scalars(self, values: dict[str, float], rate: float, total: int) -> None:
-        self.journal.scalars(self.state.position, values, rate, total)
-
-    def _log_pictures(self, batch: Any, views: Any) -> None:
-        if self.journal.is_open:
-            pictures = training_pictures(batch, views, self.cfg.data.mean, self.cfg.data.std)
-            self.journal.pictures(self.state.position, pictures)
 
     def _save(self, keep: bool = False) -> None:
         if self.place.is_main:

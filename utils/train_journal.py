@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -16,11 +16,6 @@ class TrainJournal:
 
     def __init__(self, writer: SummaryWriter | None, log: logging.Logger) -> None:
         self.writer, self.log = writer, log
-
-    @property
-    def is_open(self) -> bool:
-        """Return whether anything is written, so that others need not compute what is not shown."""
-        return self.writer is not None
 
     def scalars(self, at: Position, values: Mapping[str, float], rate: float, total: int) -> None:
         """Write `train/<name>` and a log line.
@@ -38,11 +33,11 @@ class TrainJournal:
         parts = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.log.info("epoch %d batch %d/%d lr %.3g %s", at.epoch, at.batch, total, rate, parts)
 
-    def pictures(self, at: Position, pictures: Mapping[str, Tensor]) -> None:
-        """Write `train/<name>` pictures, each (3, h, w) float in [0, 1]."""
+    def pictures(self, at: Position, draw: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Write `train/<name>` pictures, each (3, h, w) float in [0, 1]; `draw` is called only where they are written."""
         if self.writer is None:
             return
-        for name, picture in pictures.items():
+        for name, picture in draw().items():
             self.writer.add_image(f"train/{name}", picture, at.counter)
 
 

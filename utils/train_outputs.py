@@ -11,6 +11,14 @@ from utils.train_loop import peak_memory
 from utils.train_state import Position, PublishedNetwork
 
 
+def write_outputs(model_dir: Path, network: PublishedNetwork, at: Position, images: int, place: Dist) -> Path:
+    """Write `final.pth` (weights of `network` alone, the path returned) and `summary.json` into `model_dir`."""
+    final = model_dir / "final.pth"
+    export_weights(network, final)
+    write_summary(model_dir / "summary.json", at, images, place)
+    return final
+
+
 def export_weights(network: PublishedNetwork, path: Path) -> None:
     """Write a network's weights alone, under the published key names, on the CPU and contiguous."""
     weights = {k: v.cpu().contiguous() for k, v in network.to_published(network.state_dict()).items()}

@@ -70,6 +70,11 @@ class TrainState:
         self.networks, self.optimizer, self.identity = networks, optimizer, identity
         self.position = Position()
 
+    def start_transfer(self) -> None:
+        """Begin the second phase: the local network continues from the trained global one, the optimiser from nothing."""
+        self.networks["local_dict"].load_state_dict(self.networks["state_dict"].state_dict())
+        self.optimizer.state.clear()
+
     def save(self, model_dir: Path, *, keep: bool = False) -> None:
         """Write `<model_dir>/last.pth` and, with `keep`, `epoch_<n>.pth` of the epoch just finished."""
         at, identity = self.position, self.identity

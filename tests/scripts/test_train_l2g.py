@@ -16,6 +16,8 @@ from scripts import train_l2g
 from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
+from utils.train_journal import TrainJournal
+from utils.train_state import Position
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,14 +61,14 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, monkeypatc
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, counter: int) -> None:
     """Raise a real SIGTERM in this process once the run's batch counter reaches `counter`."""
-    original = train_l2g.Training._log_scalars
+    original = TrainJournal.scalars
 
-    def log_and_stop(self: train_l2g.Training, values: dict[str, float], rate: float, total: int) -> None:
-        original(self, values, rate, total)
-        if self.counter == counter:
+    def log_and_stop(self: TrainJournal, at: Position, values: dict[str, float], rate: float, total: int) -> None:
+        original(self, at, values, rate, total)
+        if at.counter == counter:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_l2g.Training, "_log_scalars", log_and_stop)
+    monkeypatch.setattr(TrainJournal, "scalars", log_and_stop)
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
