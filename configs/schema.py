@@ -114,7 +114,9 @@ class L2GConfig:
         ("indicator", "value", "complement"),
     )
     background_row: str = key(
-        "compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop")
+        "compete",
+        "compete: the untrained local background row competes (published); drop: left out; train: learns 1-s and competes",
+        ("compete", "drop", "train"),
     )
     cam_norm: str = key(
         "patch",

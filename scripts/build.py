@@ -8,7 +8,7 @@ from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.l2g import L2G, Classification, L2GOptions
 from models.registry import build_cam_network
-from models.transfer import BackgroundTarget
+from models.transfer import BackgroundRow, BackgroundTarget
 from utils.distributed import Dist, distribute
 from utils.errors import UserError
 from utils.phases import Phase
@@ -74,7 +74,7 @@ def build_l2g_options(cfg: Config) -> L2GOptions:
         bg_threshold=l2g.bg_threshold,
         background_target=cast(BackgroundTarget, l2g.background_target),
         use_saliency=l2g.saliency == "map",
-        drop_background=l2g.background_row == "drop",
+        background_row=cast(BackgroundRow, l2g.background_row),
         normalise_per_image=l2g.cam_norm == "image",
         roi_aligned=l2g.roi_aligned,
         saliency_grid=l2g.saliency_grid,
