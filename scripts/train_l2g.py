@@ -81,8 +81,7 @@ class Training:
     def run(self) -> int:
         """Train from the present position to the end; return the exit code."""
         cfg, place, at = self.cfg, self.place, self.state.position
-        images, classes = len(self.dataset), cfg.data.num_classes
-        facts = (images, classes, cfg.model.backbone, place.device, place.world)
+        facts = (len(self.dataset), cfg.data.num_classes, cfg.model.backbone, place.device, place.world)
         self.log.info("%d images, %d classes, %s on %s, %d process(es)", *facts)
         with open_journal(self.run_dir, self.log, is_main=place.is_main, counter=at.counter) as self.journal:
             while at.epoch < cfg.train.epochs:
@@ -94,9 +93,10 @@ class Training:
                     self.log.info("stopped by a signal in epoch %d; continue with train.resume=auto", at.epoch)
                     return self.stop.exit_code
                 at.epoch, at.batch = at.epoch + 1, 0
-                self._save(keep=at.epoch - 1 in cfg.train.keep_epochs)
+                kept, last = at.epoch - 1 in cfg.train.keep_epochs, at.epoch == cfg.train.epochs
+                self._save(keep=kept, published_name=cfg.train.published_name if kept or last else "")
         if place.is_main:
-            final = write_outputs(self.model_dir, self.global_net, at, images, place)
+            final = write_outputs(self.model_dir, self.global_net, at, len(self.dataset), place)
             self.log.info("finished; weights of the global network in %s", final)
         return 0
 
@@ -140,9 +140,9 @@ class Training:
             clip_grad=train.clip_grad,
         )
 
-    def _save(self, keep: bool = False) -> None:
+    def _save(self, keep: bool = False, published_name: str = "") -> None:
         if self.place.is_main:
-            self.state.save(self.model_dir, keep=keep)
+            self.state.save(self.model_dir, keep=keep, published_name=published_name)
         barrier(self.place.world)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.published_checkpoint import published_path, save_published
 
 LAST = "last.pth"
 
@@ -75,9 +76,15 @@ class TrainState:
         self.networks["local_dict"].load_state_dict(self.networks["state_dict"].state_dict())
         self.optimizer.state.clear()
 
-    def save(self, model_dir: Path, *, keep: bool = False) -> None:
-        """Write `<model_dir>/last.pth` and, with `keep`, `epoch_<n>.pth` of the epoch just finished."""
+    def save(self, model_dir: Path, *, keep: bool = False, published_name: str = "") -> None:
+        """Write `<model_dir>/last.pth`.
+
+        With `keep` the epoch just finished also stays as `epoch_<n>.pth`, with a `published_name` it is written in the
+        published layout as `<published_name>_epoch_<n>.pth` too.
+        """
         at, identity = self.position, self.identity
+        networks = {key: network.to_published(network.state_dict()) for key, network in self.networks.items()}
+        optimizer = self.optimizer.state_dict()
         state = {
             "epoch": at.epoch - 1,
             "next_epoch": at.epoch,
@@ -87,12 +94,15 @@ class TrainState:
             "seed": identity.seed,
             "batch_size": identity.batch_size,
             "backbone": identity.backbone,
-            **{key: network.to_published(network.state_dict()) for key, network in self.networks.items()},
-            "optimizer": self.optimizer.state_dict(),
+            **networks,
+            "optimizer": optimizer,
         }
         save_checkpoint(state, model_dir / LAST)
         if keep:
             save_checkpoint(state, model_dir / f"epoch_{at.epoch - 1}.pth")
+        if published_name:
+            path = published_path(model_dir, published_name, at.epoch - 1)
+            save_published(path, networks, optimizer, epoch=at.epoch - 1, counter=at.counter)
 
     def resume(self, spec: str, model_dir: Path) -> Path | None:
         """Continue from the checkpoint `train.resume` names; return its path, or None when there is nothing to continue.

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from configs.schema import Config
-from scripts import train_l2g
+from scripts import test_l2g, train_l2g
 from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
@@ -180,9 +180,29 @@ def test_writes_what_it_says(tmp_path: Path) -> None:
     assert {f"train/{name}" for name in shown} <= set(events.Tags()["images"])
 
 
+def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
+    """As the published script names and fills its files; CAMs from one equal those from ours."""
+    cfg = tiny_config(tmp_path, "train.published_name=mscoco", "train.keep_epochs=[0]", "train.epochs=3", "cam.scales=[1.0]")
+    train_l2g.run(cfg)
+    model = Path(cfg.run_dir) / "model"
+    assert {path.name for path in model.glob("mscoco*")} == {"mscoco_epoch_0.pth", "mscoco_epoch_2.pth"}
+    state = torch.load(model / "mscoco_epoch_2.pth", weights_only=True)
+    assert state.keys() == {"epoch", "global_counter", "state_dict", "local_dict", "optimizer"}
+    assert (state["epoch"], state["global_counter"]) == (2, 9)
+    ours = torch.load(model / "final.pth", weights_only=True)
+    assert state["state_dict"].keys() == {f"module.{key}" for key in ours}
+    folders = [tmp_path / "from_theirs", tmp_path / "from_ours"]
+    for folder, file in zip(folders, ("mscoco_epoch_2.pth", "final.pth"), strict=True):
+        cfg.cam.checkpoint, cfg.cam.dir = str(model / file), str(folder / "cams")
+        test_l2g.run(cfg)
+    theirs, mine = ({path.name: path.read_bytes() for path in (folder / "cams").glob("*.png")} for folder in folders)
+    assert theirs and theirs == mine
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("train.published_name=a/b", "bare name"),
         ("train.learning_rate=1", "unknown key 'train.learning_rate'"),
         ("train.lr=fast", "train.lr"),
         ("model.backbone=resnet39", "resnet38"),
