@@ -75,6 +75,11 @@ class TrainConfig:
     images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
     save_every: int = key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
     keep_epochs: list[int] = key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
+    published_name: str = key(
+        "",
+        "also write the last and the kept epochs in the published layout as model/<published_name>_epoch_<n>.pth, e.g. "
+        "pascal_voc or mscoco; empty: no",
+    )
     clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)")
 
 
@@ -114,7 +119,9 @@ class L2GConfig:
         ("indicator", "value", "complement"),
     )
     background_row: str = key(
-        "compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop")
+        "compete",
+        "compete: the untrained local background row competes (published); drop: left out; train: learns 1-s and competes",
+        ("compete", "drop", "train"),
     )
     cam_norm: str = key(
         "patch",
@@ -212,6 +219,10 @@ class Config(Checked):
             (
                 l2g.patches >= (4 if l2g.boxes == "corners" else 1),
                 f"l2g.patches is {l2g.patches}, expected at least 4 (corners)",
+            ),
+            (
+                "/" not in self.train.published_name,
+                f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
