@@ -72,80 +72,91 @@ class Lattice:
         )
 
 
-def build_lattice(features: Tensor) -> Lattice:
-    """Return the lattice of several images' points, each image filtered apart from the others.
+def build_lattice(features: Tensor, image: Tensor | None = None) -> Lattice:
+    """Return the lattice of points.
 
     Vertices are those that the published C++ code of Kraehenbuehl & Koltun makes; a value moves only through vertices that
     exist, so both give the same sums but for rounding.
 
     Args:
-        features: (B, N, d) float32, positions in units of one standard deviation; the points become rows b * N + n.
+        features: (P, d) float32, positions in units of one standard deviation.
+        image: (P) int64 >= 0, which image a point is of: each is filtered apart from the others; None: all are of one.
 
     Raises:
         ValueError: when the features span more vertices than a 64-bit key can number.
     """
-    images, points, dimensions = features.shape
-    simplices = enclosing_simplices(features)
-    keys, order = torch.sort(simplices.keys.flatten())
-    fresh = torch.ones_like(keys, dtype=torch.bool)
-    torch.ne(keys[1:], keys[:-1], out=fresh[1:])
-    starts = fresh.nonzero().flatten()
-    ids = torch.empty(keys.shape, dtype=torch.int32, device=keys.device)
-    ids[order] = fresh.cumsum(0, dtype=torch.int32) - 1
-    padded = simplices.keys.shape[0] // images
-
-    def of_points(table: Tensor) -> Tensor:
-        return table.view(images, padded, dimensions + 1)[:, :points].reshape(-1)
-
+    simplices = enclosing_simplices(features, image)
+    corners = [_sort_corner(keys) for keys in simplices.keys]
+    first_vertex = [0]
+    for corner in corners:
+        first_vertex.append(first_vertex[-1] + corner.keys.numel())
     return Lattice(
-        _splat(simplices, order, starts, (images, points)),
-        tuple(_blur(keys[starts], step) for step in simplices.steps),
-        _slice(of_points(ids), of_points(simplices.weights), dimensions),
+        _splat(simplices, corners),
+        tuple(_blur(simplices, corners, first_vertex, direction) for direction in range(len(corners))),
+        _slice(simplices, corners, first_vertex),
     )
 
 
-def _splat(simplices: Simplices, order: Tensor, starts: Tensor, shape: tuple[int, int]) -> Bags:
-    """Rows of one vertex are neighbours after sorting: they are its bag."""
-    images, points = shape
-    corners = simplices.keys.shape[1]
-    padded = simplices.keys.shape[0] // images
-    rows = order // corners
-    weights = simplices.weights.flatten()[order]
-    if padded != points:
-        # Padding makes vertices but has no value.
-        place = rows % padded
-        weights = weights.masked_fill(place >= points, 0)
-        rows = torch.where(place < points, rows // padded * points + place, 0)
-    offsets = torch.empty(starts.numel() + 1, dtype=torch.int32, device=order.device)
-    offsets[:-1] = starts
-    offsets[-1] = order.numel()
-    return Bags(rows.int(), offsets, weights)
+class _Corner(NamedTuple):
+    """The vertices at one corner of all simplices: sorted keys (v); where each starts (v) in `points` (P), the points in order
+    of vertices; and the vertex of each point, ids (P) int32."""
+
+    keys: Tensor
+    starts: Tensor
+    points: Tensor
+    ids: Tensor
 
 
-def _blur(keys: Tensor, step: int) -> Bags:
-    """Each vertex plus half of its two neighbours at `keys` +- `step`, where they exist; `keys` (V) ascending."""
-    wanted = keys + step
-    found = torch.searchsorted(keys, wanted).clamp_(max=keys.numel() - 1)
-    source = (keys[found] == wanted).nonzero().flatten()
-    target = found[source]
-    sizes = torch.ones(keys.numel() + 1, dtype=torch.int32, device=keys.device)
+def _sort_corner(keys: Tensor) -> _Corner:
+    ordered, points = torch.sort(keys)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
+    starts = fresh.nonzero().flatten()
+    ids = torch.empty_like(points, dtype=torch.int32)
+    ids[points] = fresh.cumsum(0, dtype=torch.int32) - 1
+    return _Corner(ordered[starts], starts, points, ids)
+
+
+def _splat(simplices: Simplices, corners: list[_Corner]) -> Bags:
+    """Points of one vertex are neighbours after sorting: they are its bag."""
+    points = simplices.keys.shape[1]
+    offsets = [corner.starts + number * points for number, corner in enumerate(corners)]
+    end = offsets[0].new_tensor([points * len(corners)])
+    weights = [weights[corner.points] for weights, corner in zip(simplices.weights, corners, strict=True)]
+    return Bags(torch.cat([corner.points for corner in corners]).int(), torch.cat([*offsets, end]).int(), torch.cat(weights))
+
+
+def _blur(simplices: Simplices, corners: list[_Corner], first_vertex: list[int], direction: int) -> Bags:
+    """Each vertex plus half of its two neighbours, where they exist."""
+    pairs = []
+    for number, corner in enumerate(corners):
+        following = (number + 1) % len(corners)
+        candidates = corners[following].keys
+        wanted = corner.keys + simplices.step(number, direction)
+        found = torch.searchsorted(candidates, wanted).clamp_(max=candidates.numel() - 1)
+        source = (candidates[found] == wanted).nonzero().flatten()
+        pairs.append((source + first_vertex[number], found[source] + first_vertex[following]))
+    source, target = (torch.cat(ends) for ends in zip(*pairs, strict=True))
+    vertices = first_vertex[-1]
+    sizes = torch.ones(vertices + 1, dtype=torch.int32, device=source.device)
     sizes[0] = 0
     sizes[source + 1] += 1
     sizes[target + 1] += 1
     offsets = sizes.cumsum(0, dtype=torch.int32)
-    indices = torch.empty(keys.numel() + 2 * source.numel(), dtype=torch.int32, device=keys.device)
-    weights = torch.full(indices.shape, 0.5, device=keys.device)
+    indices = torch.empty(vertices + 2 * source.numel(), dtype=torch.int32, device=source.device)
+    weights = torch.full(indices.shape, 0.5, device=source.device)
     own = offsets[:-1].long()
-    indices[own] = torch.arange(keys.numel(), dtype=torch.int32, device=keys.device)
+    indices[own] = torch.arange(vertices, dtype=torch.int32, device=source.device)
     weights[own] = 1.0
     indices[own[source] + 1] = target.int()
     indices[offsets[target + 1].long() - 1] = source.int()
     return Bags(indices, offsets, weights)
 
 
-def _slice(ids: Tensor, weights: Tensor, dimensions: int) -> Bags:
-    corners = dimensions + 1
+def _slice(simplices: Simplices, corners: list[_Corner], first_vertex: list[int]) -> Bags:
+    dimensions = len(corners) - 1
     # What blurring adds to a constant field on a full lattice.
     gain = 1 / (1 + 2.0**-dimensions)
-    offsets = torch.arange(0, ids.numel() + 1, corners, dtype=torch.int32, device=ids.device)
-    return Bags(ids, offsets, weights * gain)
+    ids = torch.stack([corner.ids + first for corner, first in zip(corners, first_vertex, strict=False)], 1).flatten()
+    offsets = torch.arange(0, ids.numel() + 1, len(corners), dtype=torch.int32, device=ids.device)
+    return Bags(ids, offsets, (simplices.weights.t() * gain).flatten())
