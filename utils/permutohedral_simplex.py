@@ -110,7 +110,8 @@ def _vertex_keys(base: Tensor, rank: Tensor, image: Tensor | None) -> tuple[Tens
     images = 1 if image is None else int(image.max()) + 1
     if cells * images >= _KEY_LIMIT:
         raise ValueError(
-            f"the features span {cells} lattice cells x {images} image(s), more than {_KEY_LIMIT}; take larger standard deviations"
+            f"the features span {cells} lattice cells x {images} image(s), more than {_KEY_LIMIT}; "
+            "take larger standard deviations"
         )
     radix = (*(math.prod(widths[axis + 1 :]) for axis in range(dimensions)), 0)
     key = base.new_zeros(points) if image is None else image * cells
