@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from utils.permutohedral_simplex import Simplices, enclosing_simplices
+from utils.permutohedral_simplex import enclosing_simplices
+from utils.permutohedral_vertices import Vertices
+
+# A vertex and the ones before and after it in a direction.
+_BLUR = (1.0, 0.5, 0.5)
 
 
 class Bags(NamedTuple):
@@ -64,11 +68,11 @@ class Lattice:
     def scaled(self, before: Tensor, after: Tensor) -> "Lattice":
         """Return the lattice that filters `before * values` and multiplies the result by `after`; both (P) float32."""
         splat, slices = self.splat, self.slice
-        corners = len(self.blur)
+        weights = slices.weights.view(after.numel(), -1) * after[:, None]
         return Lattice(
             splat._replace(weights=splat.weights * before[splat.indices]),
             self.blur,
-            slices._replace(weights=(slices.weights.view(-1, corners) * after[:, None]).flatten()),
+            slices._replace(weights=weights.flatten()),
         )
 
 
@@ -76,7 +80,7 @@ def build_lattice(features: Tensor, image: Tensor | None = None) -> Lattice:
     """Return the lattice of points.
 
     Vertices are those that the published C++ code of Kraehenbuehl & Koltun makes; a value moves only through vertices that
-    exist, so both give the same sums but for rounding.
+    exist, so both give the same sums but for rounding. Points that are close in space are best close in the list too.
 
     Args:
         features: (P, d) float32, positions in units of one standard deviation.
@@ -86,77 +90,32 @@ def build_lattice(features: Tensor, image: Tensor | None = None) -> Lattice:
         ValueError: when the features span more vertices than a 64-bit key can number.
     """
     simplices = enclosing_simplices(features, image)
-    corners = [_sort_corner(keys) for keys in simplices.keys]
-    first_vertex = [0]
-    for corner in corners:
-        first_vertex.append(first_vertex[-1] + corner.keys.numel())
+    vertices = Vertices(simplices)
     return Lattice(
-        _splat(simplices, corners),
-        tuple(_blur(simplices, corners, first_vertex, direction) for direction in range(len(corners))),
-        _slice(simplices, corners, first_vertex),
+        _splat(vertices, simplices.weights),
+        tuple(_blur(vertices, direction) for direction in range(features.shape[1] + 1)),
+        _slice(vertices, simplices.weights),
     )
 
 
-class _Corner(NamedTuple):
-    """The vertices at one corner of all simplices: sorted keys (v); where each starts (v) in `points` (P), the points in order
-    of vertices; and the vertex of each point, ids (P) int32."""
-
-    keys: Tensor
-    starts: Tensor
-    points: Tensor
-    ids: Tensor
+def _splat(vertices: Vertices, weights: Tensor) -> Bags:
+    points, weights = vertices.points_by_vertex(weights)
+    return Bags(points, vertices.offsets, weights)
 
 
-def _sort_corner(keys: Tensor) -> _Corner:
-    ordered, points = torch.sort(keys)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
-    starts = fresh.nonzero().flatten()
-    ids = torch.empty_like(points, dtype=torch.int32)
-    ids[points] = fresh.cumsum(0, dtype=torch.int32) - 1
-    return _Corner(ordered[starts], starts, points, ids)
-
-
-def _splat(simplices: Simplices, corners: list[_Corner]) -> Bags:
-    """Points of one vertex are neighbours after sorting: they are its bag."""
-    points = simplices.keys.shape[1]
-    offsets = [corner.starts + number * points for number, corner in enumerate(corners)]
-    end = offsets[0].new_tensor([points * len(corners)])
-    weights = [weights[corner.points] for weights, corner in zip(simplices.weights, corners, strict=True)]
-    return Bags(torch.cat([corner.points for corner in corners]).int(), torch.cat([*offsets, end]).int(), torch.cat(weights))
-
-
-def _blur(simplices: Simplices, corners: list[_Corner], first_vertex: list[int], direction: int) -> Bags:
-    """Each vertex plus half of its two neighbours, where they exist."""
-    pairs = []
-    for number, corner in enumerate(corners):
-        following = (number + 1) % len(corners)
-        candidates = corners[following].keys
-        wanted = corner.keys + simplices.step(number, direction)
-        found = torch.searchsorted(candidates, wanted).clamp_(max=candidates.numel() - 1)
-        source = (candidates[found] == wanted).nonzero().flatten()
-        pairs.append((source + first_vertex[number], found[source] + first_vertex[following]))
-    source, target = (torch.cat(ends) for ends in zip(*pairs, strict=True))
-    vertices = first_vertex[-1]
-    sizes = torch.ones(vertices + 1, dtype=torch.int32, device=source.device)
-    sizes[0] = 0
-    sizes[source + 1] += 1
-    sizes[target + 1] += 1
-    offsets = sizes.cumsum(0, dtype=torch.int32)
-    indices = torch.empty(vertices + 2 * source.numel(), dtype=torch.int32, device=source.device)
-    weights = torch.full(indices.shape, 0.5, device=source.device)
-    own = offsets[:-1].long()
-    indices[own] = torch.arange(vertices, dtype=torch.int32, device=source.device)
-    weights[own] = 1.0
-    indices[own[source] + 1] = target.int()
-    indices[offsets[target + 1].long() - 1] = source.int()
-    return Bags(indices, offsets, weights)
-
-
-def _slice(simplices: Simplices, corners: list[_Corner], first_vertex: list[int]) -> Bags:
-    dimensions = len(corners) - 1
+def _slice(vertices: Vertices, weights: Tensor) -> Bags:
+    corners, points = weights.shape
     # What blurring adds to a constant field on a full lattice.
-    gain = 1 / (1 + 2.0**-dimensions)
-    ids = torch.stack([corner.ids + first for corner, first in zip(corners, first_vertex, strict=False)], 1).flatten()
-    offsets = torch.arange(0, ids.numel() + 1, len(corners), dtype=torch.int32, device=ids.device)
-    return Bags(ids, offsets, (simplices.weights.t() * gain).flatten())
+    gain = 1 / (1 + 2.0 ** (1 - corners))
+    offsets = torch.arange(0, points * corners + 1, corners, dtype=torch.int32, device=weights.device)
+    return Bags(vertices.ids.flatten(), offsets, (weights.t() * gain).flatten())
+
+
+def _blur(vertices: Vertices, direction: int) -> Bags:
+    before, after = vertices.neighbours(direction)
+    itself = torch.arange(vertices.count, dtype=torch.int32, device=before.device)
+    table = torch.stack([itself, before, after], 1)
+    exists = table != vertices.count
+    offsets = torch.nn.functional.pad(exists.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+    weights = torch.tensor(_BLUR, device=before.device).expand(table.shape)
+    return Bags(table.masked_select(exists), offsets, weights.masked_select(exists))
