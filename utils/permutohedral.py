@@ -13,10 +13,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from utils.permutohedral_simplex import enclosing_simplices
-from utils.permutohedral_vertices import Vertices
-
-# A vertex and the ones before and after it in a direction.
-_BLUR = (1.0, 0.5, 0.5)
+from utils.permutohedral_vertices import Vertices, starts_of
 
 
 class Bags(NamedTuple):
@@ -100,7 +97,7 @@ def build_lattice(features: Tensor, image: Tensor | None = None) -> Lattice:
 
 def _splat(vertices: Vertices, weights: Tensor) -> Bags:
     points, weights = vertices.points_by_vertex(weights)
-    return Bags(points, vertices.offsets, weights)
+    return Bags(points, vertices.offsets.int(), weights)
 
 
 def _slice(vertices: Vertices, weights: Tensor) -> Bags:
@@ -108,14 +105,21 @@ def _slice(vertices: Vertices, weights: Tensor) -> Bags:
     # What blurring adds to a constant field on a full lattice.
     gain = 1 / (1 + 2.0 ** (1 - corners))
     offsets = torch.arange(0, points * corners + 1, corners, dtype=torch.int32, device=weights.device)
-    return Bags(vertices.ids.flatten(), offsets, (weights.t() * gain).flatten())
+    return Bags(vertices.ids.t().flatten(), offsets, (weights.t() * gain).flatten())
 
 
 def _blur(vertices: Vertices, direction: int) -> Bags:
-    before, after = vertices.neighbours(direction)
-    itself = torch.arange(vertices.count, dtype=torch.int32, device=before.device)
-    table = torch.stack([itself, before, after], 1)
-    exists = table != vertices.count
-    offsets = torch.nn.functional.pad(exists.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-    weights = torch.tensor(_BLUR, device=before.device).expand(table.shape)
-    return Bags(table.masked_select(exists), offsets, weights.masked_select(exists))
+    """Each vertex in full and half of the ones before and after it, where they exist."""
+    first, second = vertices.neighbours(direction)
+    sizes = torch.ones(vertices.count, dtype=torch.int64, device=first.device)
+    # Nobody is first, nor second, in two pairs.
+    sizes += torch.zeros_like(sizes).scatter_(0, first, 1)
+    sizes += torch.zeros_like(sizes).scatter_(0, second, 1)
+    offsets = starts_of(sizes)
+    starts, ends = offsets[:-1], offsets[1:]
+    indices = torch.empty(vertices.count + 2 * first.numel(), dtype=torch.int32, device=first.device)
+    indices.scatter_(0, starts, torch.arange(vertices.count, dtype=torch.int32, device=first.device))
+    indices.scatter_(0, starts.index_select(0, first) + 1, second.int())
+    indices.scatter_(0, ends.index_select(0, second) - 1, first.int())
+    weights = torch.full(indices.shape, 0.5, device=first.device).scatter_(0, starts, 1.0)
+    return Bags(indices, offsets.int(), weights)
