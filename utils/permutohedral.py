@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from utils.permutohedral_simplex import Simplices, enclosing_simplices
+from utils.permutohedral_simplex import enclosing_simplices
+from utils.permutohedral_vertices import Vertices, starts_of
 
 
 class Bags(NamedTuple):
@@ -64,88 +65,61 @@ class Lattice:
     def scaled(self, before: Tensor, after: Tensor) -> "Lattice":
         """Return the lattice that filters `before * values` and multiplies the result by `after`; both (P) float32."""
         splat, slices = self.splat, self.slice
-        corners = len(self.blur)
+        weights = slices.weights.view(after.numel(), -1) * after[:, None]
         return Lattice(
             splat._replace(weights=splat.weights * before[splat.indices]),
             self.blur,
-            slices._replace(weights=(slices.weights.view(-1, corners) * after[:, None]).flatten()),
+            slices._replace(weights=weights.flatten()),
         )
 
 
-def build_lattice(features: Tensor) -> Lattice:
-    """Return the lattice of several images' points, each image filtered apart from the others.
+def build_lattice(features: Tensor, image: Tensor | None = None) -> Lattice:
+    """Return the lattice of points.
 
     Vertices are those that the published C++ code of Kraehenbuehl & Koltun makes; a value moves only through vertices that
-    exist, so both give the same sums but for rounding.
+    exist, so both give the same sums but for rounding. Points that are close in space are best close in the list too.
 
     Args:
-        features: (B, N, d) float32, positions in units of one standard deviation; the points become rows b * N + n.
+        features: (P, d) float32, positions in units of one standard deviation.
+        image: (P) int64 >= 0, which image a point is of: each is filtered apart from the others; None: all are of one.
 
     Raises:
         ValueError: when the features span more vertices than a 64-bit key can number.
     """
-    images, points, dimensions = features.shape
-    simplices = enclosing_simplices(features)
-    keys, order = torch.sort(simplices.keys.flatten())
-    fresh = torch.ones_like(keys, dtype=torch.bool)
-    torch.ne(keys[1:], keys[:-1], out=fresh[1:])
-    starts = fresh.nonzero().flatten()
-    ids = torch.empty(keys.shape, dtype=torch.int32, device=keys.device)
-    ids[order] = fresh.cumsum(0, dtype=torch.int32) - 1
-    padded = simplices.keys.shape[0] // images
-
-    def of_points(table: Tensor) -> Tensor:
-        return table.view(images, padded, dimensions + 1)[:, :points].reshape(-1)
-
+    simplices = enclosing_simplices(features, image)
+    vertices = Vertices(simplices)
     return Lattice(
-        _splat(simplices, order, starts, (images, points)),
-        tuple(_blur(keys[starts], step) for step in simplices.steps),
-        _slice(of_points(ids), of_points(simplices.weights), dimensions),
+        _splat(vertices, simplices.weights),
+        tuple(_blur(vertices, direction) for direction in range(features.shape[1] + 1)),
+        _slice(vertices, simplices.weights),
     )
 
 
-def _splat(simplices: Simplices, order: Tensor, starts: Tensor, shape: tuple[int, int]) -> Bags:
-    """Rows of one vertex are neighbours after sorting: they are its bag."""
-    images, points = shape
-    corners = simplices.keys.shape[1]
-    padded = simplices.keys.shape[0] // images
-    rows = order // corners
-    weights = simplices.weights.flatten()[order]
-    if padded != points:
-        # Padding makes vertices but has no value.
-        place = rows % padded
-        weights = weights.masked_fill(place >= points, 0)
-        rows = torch.where(place < points, rows // padded * points + place, 0)
-    offsets = torch.empty(starts.numel() + 1, dtype=torch.int32, device=order.device)
-    offsets[:-1] = starts
-    offsets[-1] = order.numel()
-    return Bags(rows.int(), offsets, weights)
+def _splat(vertices: Vertices, weights: Tensor) -> Bags:
+    points, weights = vertices.points_by_vertex(weights)
+    return Bags(points, vertices.offsets.int(), weights)
 
 
-def _blur(keys: Tensor, step: int) -> Bags:
-    """Each vertex plus half of its two neighbours at `keys` +- `step`, where they exist; `keys` (V) ascending."""
-    wanted = keys + step
-    found = torch.searchsorted(keys, wanted).clamp_(max=keys.numel() - 1)
-    source = (keys[found] == wanted).nonzero().flatten()
-    target = found[source]
-    sizes = torch.ones(keys.numel() + 1, dtype=torch.int32, device=keys.device)
-    sizes[0] = 0
-    sizes[source + 1] += 1
-    sizes[target + 1] += 1
-    offsets = sizes.cumsum(0, dtype=torch.int32)
-    indices = torch.empty(keys.numel() + 2 * source.numel(), dtype=torch.int32, device=keys.device)
-    weights = torch.full(indices.shape, 0.5, device=keys.device)
-    own = offsets[:-1].long()
-    indices[own] = torch.arange(keys.numel(), dtype=torch.int32, device=keys.device)
-    weights[own] = 1.0
-    indices[own[source] + 1] = target.int()
-    indices[offsets[target + 1].long() - 1] = source.int()
-    return Bags(indices, offsets, weights)
-
-
-def _slice(ids: Tensor, weights: Tensor, dimensions: int) -> Bags:
-    corners = dimensions + 1
+def _slice(vertices: Vertices, weights: Tensor) -> Bags:
+    corners, points = weights.shape
     # What blurring adds to a constant field on a full lattice.
-    gain = 1 / (1 + 2.0**-dimensions)
-    offsets = torch.arange(0, ids.numel() + 1, corners, dtype=torch.int32, device=ids.device)
-    return Bags(ids, offsets, weights * gain)
+    gain = 1 / (1 + 2.0 ** (1 - corners))
+    offsets = torch.arange(0, points * corners + 1, corners, dtype=torch.int32, device=weights.device)
+    return Bags(vertices.ids.t().flatten(), offsets, (weights.t() * gain).flatten())
+
+
+def _blur(vertices: Vertices, direction: int) -> Bags:
+    """Each vertex in full and half of the ones before and after it, where they exist."""
+    first, second = vertices.neighbours(direction)
+    sizes = torch.ones(vertices.count, dtype=torch.int64, device=first.device)
+    # Nobody is first, nor second, in two pairs.
+    sizes += torch.zeros_like(sizes).scatter_(0, first, 1)
+    sizes += torch.zeros_like(sizes).scatter_(0, second, 1)
+    offsets = starts_of(sizes)
+    starts, ends = offsets[:-1], offsets[1:]
+    indices = torch.empty(vertices.count + 2 * first.numel(), dtype=torch.int32, device=first.device)
+    indices.scatter_(0, starts, torch.arange(vertices.count, dtype=torch.int32, device=first.device))
+    indices.scatter_(0, starts.index_select(0, first) + 1, second.int())
+    indices.scatter_(0, ends.index_select(0, second) - 1, first.int())
+    weights = torch.full(indices.shape, 0.5, device=first.device).scatter_(0, starts, 1.0)
+    return Bags(indices, offsets.int(), weights)
