@@ -44,6 +44,27 @@ class ModelConfig:
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
     output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    suppression: str = key(
+        "none",
+        "cuts a channel's peaks: learnable (share of its maximum from a random layer), fixed",
+        ("none", "learnable", "fixed"),
+    )
+    suppression_places: list[str] = key(
+        ["b6", "b7"], "blocks it follows: b2 .. b7 of resnet38, or features (any trunk: what the head gets)"
+    )
+    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left, in (0, 1]")
+    attention: str = key(
+        "none",
+        "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial",
+    )
+    attention_places: list[str] = key(
+        ["b6", "b7"], "blocks whose residual branch it weighs: b6, b7 of resnet38, or features (any trunk)"
+    )
+    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1")
+    train_gates: bool = key(
+        False,
+        "suppression and attention learn at the head's rate; published: only their 2-D convolutions learn, at the trunk's",
+    )
 
 
 @dataclass

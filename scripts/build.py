@@ -4,6 +4,7 @@ from typing import cast
 
 from configs.schema import Config
 from models.cam_net import CamNetwork
+from models.gates import GateOptions
 from models.l2g import L2GOptions
 from models.registry import build_cam_network
 from models.transfer import BackgroundTarget
@@ -27,9 +28,23 @@ def build_network(cfg: Config) -> CamNetwork:
             freeze_stem=model.freeze_stem,
             dropout=model.dropout,
             output_stride=model.output_stride,
+            gates=_gate_options(cfg),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _gate_options(cfg: Config) -> GateOptions:
+    model = cfg.model
+    return GateOptions(
+        suppression=model.suppression,
+        suppression_places=tuple(model.suppression_places),
+        suppression_ratio=model.suppression_ratio,
+        attention=model.attention,
+        attention_places=tuple(model.attention_places),
+        attention_reduction=model.attention_reduction,
+        train=model.train_gates,
+    )
 
 
 def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
@@ -42,7 +57,8 @@ def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
             network,
             read_weights(cfg.model.pretrained),
             source=cfg.model.pretrained,
-            allow_missing=cfg.model.allow_missing,
+            # A trunk's weight file never has gates: they start at random.
+            allow_missing=[*cfg.model.allow_missing, *network.gate_keys()],
             allow_unexpected=cfg.model.allow_unexpected,
         )
 
