@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
+from configs.paste_schema import BankConfig, PasteConfig
 
 
 @dataclass
@@ -90,7 +91,11 @@ class TrainConfig:
     poly_power: float = key(0.7, "power of the poly schedule")
     warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
     shuffle: bool = key(False, "new order each epoch; the published runs keep the list order")
-    init_from: str = key("", "checkpoint both networks start from (published layout or ours)")
+    first_epoch: int = key(0, "0-based epoch to begin with, for a run that continues another one's with init_from")
+    init_from: str = key("", "checkpoint both networks start from (published layout or ours); the optimiser starts anew")
+    init_local: str = key(
+        "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
+    )
     resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
     log_every: int = key(100, "batches between log lines and TensorBoard scalars")
     images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
@@ -148,6 +153,7 @@ class L2GConfig:
     global_cls_pool: str = key(
         "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
     )
+    paste: PasteConfig = field(default_factory=PasteConfig)
 
 
 @dataclass
@@ -208,6 +214,7 @@ class Config(Checked):
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
@@ -234,6 +241,12 @@ class Config(Checked):
                 l2g.patches >= (4 if l2g.boxes == "corners" else 1),
                 f"l2g.patches is {l2g.patches}, expected at least 4 (corners)",
             ),
+            (
+                0 <= train.first_epoch < train.epochs,
+                f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
+            ),
+            *l2g.paste.rules(),
+            *self.bank.rules(),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],

@@ -47,10 +47,16 @@ def _gate_options(cfg: Config) -> GateOptions:
     )
 
 
-def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
-    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack)."""
+def load_initial_weights(network: CamNetwork, cfg: Config, source: str = "global") -> None:
+    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack).
+
+    Args:
+        network: what to load into.
+        cfg: the run.
+        source: global or local, which network of a training checkpoint `train.init_from`.
+    """
     if cfg.train.init_from:
-        state = read_weights(cfg.train.init_from)
+        state = read_weights(cfg.train.init_from, source)
         load_weights(network, state, source=cfg.train.init_from)
     elif cfg.model.pretrained:
         load_weights(

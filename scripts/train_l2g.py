@@ -33,6 +33,7 @@ from utils.distributed import Dist, any_rank, barrier, setup
 from utils.errors import UserError, run_program
 from utils.files import atomic_path, lock_folder, remove_leftovers, write_text_atomic
 from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
+from utils.paste_transform import collate_views
 from utils.precision import autocast_for, memory_format_for, set_threads
 from utils.run_log import get_logger, progress
 from utils.signals import StopRequest, stop_on_signals
@@ -73,9 +74,9 @@ class Training:
         self.log = get_logger(Path(cfg.run_dir), rank=place.rank)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
-        self.global_net, self.local_net = self._network(), self._network()
+        self.global_net, self.local_net = self._network("global"), self._network(cfg.train.init_local)
         self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
-        self.epoch, self.batch, self.counter = 0, 0, 0
+        self.epoch, self.batch, self.counter = cfg.train.first_epoch, 0, 0
         self.seconds_before, self.started = 0.0, time.monotonic()
         self._resume()
         if place.is_main:
@@ -91,7 +92,7 @@ class Training:
         )  # fmt: skip
         with self._writer() as self.writer:
             while self.epoch < cfg.train.epochs:
-                if self.epoch == cfg.train.classify_epochs and self.batch == 0 and self.epoch > 0:
+                if self.epoch == cfg.train.classify_epochs and self.batch == 0 and self.epoch > cfg.train.first_epoch:
                     self._start_transfer()
                 if self._train_epoch():
                     self.save()
@@ -102,9 +103,9 @@ class Training:
         self._export()
         return 0
 
-    def _network(self) -> CamNetwork:
+    def _network(self, source: str) -> CamNetwork:
         network = build_network(self.cfg)
-        load_initial_weights(network, self.cfg)
+        load_initial_weights(network, self.cfg, source)
         return network.to(self.place.device).to(memory_format=memory_format_for(self.place.device))
 
     def _resume(self) -> None:
@@ -162,6 +163,7 @@ class Training:
         return sampler, DataLoader(
             self.dataset,
             batch_sampler=sampler,
+            collate_fn=collate_views,
             num_workers=cfg.data.workers,
             pin_memory=self.place.device.type == "cuda",
         )
@@ -171,7 +173,7 @@ class Training:
         cfg, train = self.cfg, self.cfg.train
         sampler, loader = self._loader()
         total = -(-len(self.dataset) // train.batch_size)
-        phase_start = 0 if self.epoch < train.classify_epochs else train.classify_epochs
+        phase_start = max(train.first_epoch, 0 if self.epoch < train.classify_epochs else train.classify_epochs)
         phase_epochs = (train.classify_epochs if self.epoch < train.classify_epochs else train.epochs) - phase_start
         steps = -(-total // train.iter_size)
         means = RunningMeans(self.place)
