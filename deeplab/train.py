@@ -31,7 +31,7 @@ from deeplab.solver import build_optimizer, learning_rate
 from deeplab.weights import load_initial
 from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
 from utils.config import parse_schema_args, save_config
-from utils.distributed import Dist, any_rank, barrier, setup, sum_over_ranks
+from utils.distributed import Dist, any_rank, barrier, distribute, setup, sum_over_ranks
 from utils.errors import UserError
 from utils.files import atomic_path, lock_folder, remove_leftovers
 from utils.optimizers import set_learning_rate
@@ -123,12 +123,7 @@ class Training:
             balanced=self.cfg.train.loss == "balanced",
             reduce_counts=lambda counts: sum_over_ranks(counts, world),
         )
-        if world == 1:
-            return module
-        if not self.cfg.model.freeze_bn and self.place.device.type == "cuda":
-            module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        ids = [self.place.local_rank] if self.place.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids)
+        return distribute(module, self.place, trains_norm=not self.cfg.model.freeze_bn)
 
     def _resume(self, state: dict[str, Any]) -> None:
         solver = self.cfg.solver
