@@ -1,0 +1,74 @@
+"""A run as a report sees it: its files, stages, settings, curves and times, read once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.report_curves import Curves, read_curves
+from utils.report_files import RunFiles, find_files
+from utils.report_overview import Timing, read_timings
+from utils.report_settings import DataPlaces, data_places, deeplab_settings, read_flat_yaml, run_settings
+from utils.report_stages import Stage, read_stages
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a report says of one run; `settings` and `deeplab` are flat ("train.lr" -> value), empty without."""
+
+    name: str
+    files: RunFiles
+    stages: Sequence[Stage]
+    settings: Mapping[str, Any]
+    deeplab: Mapping[str, Any]
+    places: DataPlaces | None
+    curves: Sequence[Curves]
+    timings: Sequence[Timing]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the label names, background first; of the stages where the data set is not known."""
+        if self.places is not None:
+            return self.places.names
+        return next((stage.names or list(stage.iou) for stage in self.stages if stage.iou), [])
+
+
+def read_run(folder: Path, deeplab: Path | None = None, settings: Mapping[str, Any] | None = None) -> Run:
+    """Read a run's folder.
+
+    Args:
+        folder: runs/<EXP>.
+        deeplab: output folder of the segmentation stage, <folder>/deeplab where None.
+        settings: flat settings of the first stage that replace those the run's own files hold.
+
+    Raises:
+        UserError: for a folder that is not there or a damaged result file.
+    """
+    files = find_files(folder, deeplab)
+    _add_labels_elsewhere(files)
+    first, second = dict(settings or run_settings(files)), deeplab_settings(files)
+    return Run(
+        name=folder.resolve().name,
+        files=files,
+        stages=read_stages(files),
+        settings=first,
+        deeplab=second,
+        places=data_places(first, second),
+        curves=[_curves(files, path) for path in files.event_folders],
+        timings=read_timings(files),
+    )
+
+
+def _add_labels_elsewhere(files: RunFiles) -> None:
+    """Add the pseudo labels this run wrote outside of its folder (the published place is the data set's)."""
+    own = run_settings(files)
+    path = Path(str(own.get("pseudo.out_dir", ""))) / "pseudo_labels.json"
+    known = {found.resolve() for found in files.label_results}
+    if not own.get("pseudo.out_dir") or not path.exists() or path.resolve() in known:
+        return
+    if Path(str(read_flat_yaml(path.with_suffix(".yaml")).get("run_dir", ""))).resolve() == files.folder.resolve():
+        files.label_results.append(path)
+
+
+def _curves(files: RunFiles, folder: Path) -> Curves:
+    return read_curves(folder, "DeepLab" if files.deeplab in (folder, *folder.parents) else "Training")
