@@ -53,12 +53,21 @@ def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path
         UserError: for wrong input, naming the file.
     """
     # Here, not above: worker processes import this module too, and draw no figures.
+    from utils.report_compare import write_comparison
     from utils.report_single import PAGE, write_report
+    from utils.tb_hparams import log_hparams
 
     folder = out or runs[0].files.folder / REPORT
-    pages = [folder / PAGE]
-    write_report(runs[0], pages[0], limits)
-    return pages
+    pages = []
+    if len(runs) == MOST_RUNS:
+        pages.append(folder / f"vs_{runs[1].name}.html")
+        write_comparison(runs[0], runs[1], pages[0], limits)
+    pages.append(folder / PAGE)
+    write_report(runs[0], pages[-1], limits)
+    for one in runs:
+        if one.settings and one.scores():
+            log_hparams(one.files.folder / "tb", one.hyper_parameters(), one.scores())
+    return pages[::-1]
 
 
 def _runs(arguments: argparse.Namespace) -> "list[Run]":

@@ -103,7 +103,7 @@ def training_card(files: RunFiles, settings: Mapping[str, Any], timings: Sequenc
     summary = read_json(summaries[0]) if summaries else {}
     epochs, plain = settings.get("train.epochs"), settings.get("train.classify_epochs", 0)
     kind = "plain CAM classifier" if epochs == plain else "local to global"
-    facts = [("network", str(settings.get("model.backbone", "?"))), ("epochs", f"{epochs}, {plain} of plain classification")]
+    facts = [("network", str(settings.get("model.backbone", "?"))), ("epochs", f"{epochs} ({plain} plain)")]
     if summary:
         facts += [("images", f"{summary.get('images', '?')}"), ("device", str(summary.get("device", "?")))]
     return Card("Training", None, kind if summary else f"{kind}, unfinished", [*facts, *_took(timings, ("train_l2g",), None)])

@@ -8,8 +8,19 @@ from typing import Any
 from utils.report_curves import Curves, read_curves
 from utils.report_files import RunFiles, find_files
 from utils.report_overview import Timing, read_timings
-from utils.report_settings import DataPlaces, data_places, deeplab_settings, read_flat_yaml, run_settings
+from utils.report_settings import (
+    DEEPLAB_SHOWN,
+    SHOWN,
+    DataPlaces,
+    data_places,
+    deeplab_settings,
+    read_flat_yaml,
+    run_settings,
+    show_value,
+)
 from utils.report_stages import Stage, read_stages
+
+HYPER_PARAMETERS = (*SHOWN, "train.schedule", "l2g.kd_weight", "l2g.background_target", "l2g.saliency", "pseudo.fusion")
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,16 @@ class Run:
             return self.places.names
         return next((stage.names or list(stage.iou) for stage in self.stages if stage.iou), [])
 
+    def scores(self) -> dict[str, float]:
+        """Return stage key -> mean IoU in [0, 1] of the stages that have one."""
+        return {stage.key: stage.mean_iou for stage in self.stages if stage.mean_iou is not None}
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Return the settings by which runs are told apart, as TensorBoard takes them (text, numbers, truth values)."""
+        chosen = {key: self.settings[key] for key in HYPER_PARAMETERS if key in self.settings}
+        chosen |= {f"deeplab.{key}": self.deeplab[key] for key in DEEPLAB_SHOWN if key in self.deeplab}
+        return {key: value if isinstance(value, (bool, int, float)) else show_value(value) for key, value in chosen.items()}
+
 
 def read_run(folder: Path, deeplab: Path | None = None, settings: Mapping[str, Any] | None = None) -> Run:
     """Read a run's folder.
@@ -50,7 +71,7 @@ def read_run(folder: Path, deeplab: Path | None = None, settings: Mapping[str, A
     return Run(
         name=folder.resolve().name,
         files=files,
-        stages=read_stages(files),
+        stages=_ordered(read_stages(files), first),
         settings=first,
         deeplab=second,
         places=data_places(first, second),
@@ -68,6 +89,13 @@ def _add_labels_elsewhere(files: RunFiles) -> None:
         return
     if Path(str(read_flat_yaml(path.with_suffix(".yaml")).get("run_dir", ""))).resolve() == files.folder.resolve():
         files.label_results.append(path)
+
+
+def _ordered(stages: Sequence[Stage], settings: Mapping[str, Any]) -> list[Stage]:
+    """Return the stages with the pseudo labels the run is configured to use after its other ones: last means final."""
+    used = f"pseudo_{settings.get('pseudo.fusion', '')}"
+    places = {"cam": 0, "pseudo": 1, "deeplab": 3}
+    return sorted(stages, key=lambda stage: places[stage.key.partition("_")[0]] + stage.key.startswith(used))
 
 
 def _curves(files: RunFiles, folder: Path) -> Curves:

@@ -97,7 +97,7 @@ def _cam_stage(files: RunFiles, path: Path) -> Stage:
         programs=("test_l2g",),
         maps=LabelMaps(cam_dir, best["threshold"]),
         mean_iou=best["mean_iou"],
-        facts=[("best background threshold", f"{best['threshold']:.3f}")],
+        facts=[("best threshold", f"{best['threshold']:.3f}")],
         **_images(settings),
     )
     listed = result.get("thresholds", [])

@@ -45,6 +45,15 @@
   const viewer = byId("viewer"), stage = byId("stage");
   let current = 0, single = -1;
 
+  // Keep to one kind of picture from image to image, wherever it stands among the others.
+  function step(position) {
+    const kind = single >= 0 ? stage.querySelectorAll("figure")[single].dataset.kind : "";
+    show(position, single);
+    const kinds = Array.from(stage.querySelectorAll("figure"), (figure) => figure.dataset.kind);
+    const exact = kinds.indexOf(kind);
+    const same = exact >= 0 ? exact : kinds.findIndex((other) => other.split(" ")[0] === kind.split(" ")[0]);
+    if (single >= 0 && same >= 0 && same !== single) show(current, same);
+  }
   function show(position, picture) {
     current = Math.max(0, Math.min(shown.length - 1, position));
     const card = shown[current];
@@ -71,8 +80,8 @@
     if (event.target.closest(".open")) open(card, -1);
     else if (figure) open(card, Array.from(card.querySelectorAll("figure")).indexOf(figure));
   });
-  byId("previous").addEventListener("click", () => show(current - 1, single));
-  byId("next").addEventListener("click", () => show(current + 1, single));
+  byId("previous").addEventListener("click", () => step(current - 1));
+  byId("next").addEventListener("click", () => step(current + 1));
   byId("close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
   viewer.addEventListener("close", () => {
@@ -83,12 +92,12 @@
   viewer.addEventListener("keydown", (event) => {
     const pictures = stage.querySelectorAll("figure").length;
     const moves = {
-      ArrowRight: () => show(current + 1, single),
-      ArrowLeft: () => show(current - 1, single),
+      ArrowRight: () => step(current + 1),
+      ArrowLeft: () => step(current - 1),
       ArrowDown: () => show(current, (single + 1) % pictures),
       ArrowUp: () => show(current, single <= 0 ? pictures - 1 : single - 1),
-      Home: () => show(0, single),
-      End: () => show(shown.length - 1, single),
+      Home: () => step(0),
+      End: () => step(shown.length - 1),
       0: () => show(current, -1),
     };
     if (moves[event.key]) { event.preventDefault(); moves[event.key](); }
