@@ -7,6 +7,7 @@
 
 Writes <run>/report/index.html (with a second run also <run>/report/vs_<name>.html) and the pictures they show beside them; the
 folder can be moved and needs no network. Logs settings and final scores for TensorBoard's HPARAMS tab into <run>/tb.
+`--pictures DIR` also writes two small PNGs for a README.
 Paths inside the run's own configuration start at the working directory.
 """
 
@@ -38,12 +39,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", default="", metavar="DIR", help="folder of the page; default <run>/report")
     parser.add_argument("--images", type=int, default=limits.shown, help="images in the gallery (default %(default)s; 0: none)")
     parser.add_argument("--scored", type=int, default=limits.scored, help="images they are chosen from (default %(default)s)")
+    parser.add_argument(
+        "--pictures", default="", metavar="DIR", help="also write scores.png and images.png, small, for a README"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core")
     arguments = parser.parse_args(argv)
     runs = _runs(arguments)
     limits = GalleryLimits(arguments.images, max(arguments.images, arguments.scored), arguments.workers)
     for path in run(runs, Path(arguments.out) if arguments.out else None, limits):
         print(f"report: {path}")
+    if arguments.pictures:
+        from utils.report_pictures import write_pictures
+
+        for path in write_pictures(runs[0], Path(arguments.pictures)):
+            print(f"picture: {path}")
 
 
 def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path]:

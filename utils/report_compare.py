@@ -1,4 +1,4 @@
-"""The comparison of two runs: numbers side by side, and images by gain and loss from run A to run B."""
+"""The comparison of two runs: numbers side by side, and images by gain and loss of run A against run B."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from markupsafe import Markup
 from utils.report_figures import curves_figure, threshold_figure
 from utils.report_gallery import Gallery, GalleryLimits, Item, make_gallery, spread_over_splits
 from utils.report_images import ImageScores, ImageTask, Pictures, find_images, score_images
+from utils.report_overview import duration
 from utils.report_page import label_css_colours, write_page
 from utils.report_run import Run
 from utils.report_settings import show_value
 from utils.report_stages import Stage
 from utils.report_tiles import Tile, TileWriter, write_tiles
-from utils.run_log import format_seconds
 
 LOSS_FIRST = (("up", "losses first"), ("down", "gains first"), ("classes", "class"), ("name", "name"))
 # Paths and names follow from the run's own name.
@@ -35,7 +35,7 @@ def write_comparison(one: Run, other: Run, page: Path, limits: GalleryLimits) ->
     names = one.names
     rated = [(a, b) for a, b in common if a.iou and b.iou]
     context: dict[str, Any] = {
-        "title": f"{one.name} → {other.name}",
+        "title": f"{one.name} against {other.name}",
         "subtitle": f"A: {one.files.folder} · B: {other.files.folder}",
         "name_a": one.name,
         "name_b": other.name,
@@ -73,7 +73,7 @@ def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> lis
 
 
 def differences(pair: ScoredPair) -> dict[str, list[Any]]:
-    """Return stage key -> [B's mean IoU - A's, {label value: difference}] as the page's script reads it."""
+    """Return stage key -> [A's mean IoU - B's, {label value: difference}] as the page's script reads it."""
     found: dict[str, list[Any]] = {}
     for key, a in pair[0].scores.items():
         b = pair[1].scores.get(key)
@@ -81,8 +81,8 @@ def differences(pair: ScoredPair) -> dict[str, list[Any]]:
             continue
         both = a.by_value.keys() & b.by_value.keys()
         found[key] = [
-            round(b.mean - a.mean, 4),
-            {value: round(b.by_value[value] - a.by_value[value], 4) for value in sorted(both)},
+            round(a.mean - b.mean, 4),
+            {value: round(a.by_value[value] - b.by_value[value], 4) for value in sorted(both)},
         ]
     return found
 
@@ -117,14 +117,14 @@ def _gallery(one: Run, other: Run, page: Path, limits: GalleryLimits) -> Gallery
         return None
     rows = _tiles(sides, common, page, pairs, limits.workers)
     titles = {a.key: a.title for a, _ in common}
-    note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the change of the mean IoU from A to B" + (
+    note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the gain in mean IoU of A over B" + (
         ": half the largest losses, half the largest gains." if len(pairs) < len(shared) else "."
     )
     return make_gallery(
         [_item(pair, tiles, titles) for pair, tiles in zip(pairs, rows, strict=True)],
         [differences(pair) for pair in pairs],
         [(key, title) for key, title in titles.items() if any(key in differences(pair) for pair in pairs)],
-        measure="change",
+        measure="gain",
         orders=LOSS_FIRST,
         note=note,
     )
@@ -160,7 +160,7 @@ def _item(pair: ScoredPair, tiles: Sequence[Tile], titles: Mapping[str, str]) ->
     badges = []
     for key, (change, _) in differences(pair).items():
         a, b = (side.scores[key].mean or 0.0 for side in pair)
-        badges.append((titles[key], f"{100 * a:.0f} → {100 * b:.0f} ({100 * change:+.0f})", change))
+        badges.append((titles[key], f"A {100 * a:.0f} · B {100 * b:.0f} ({100 * change:+.0f})", change))
     return Item(task.image_id, task.split, pair[0].values, badges, tiles)
 
 
@@ -168,7 +168,7 @@ def _times(one: Run, other: Run) -> list[tuple[str, str, str]]:
     rows = []
     for program in dict.fromkeys(timing.program for timing in one.timings):
         a, b = (sum(t.seconds for t in run.timings if t.program == program) for run in (one, other))
-        rows.append((f"time of {program}", format_seconds(a), format_seconds(b) if b else "–"))
+        rows.append((f"time of {program}", duration(a), duration(b) if b else "–"))
     return rows
 
 

@@ -133,11 +133,13 @@ def choose(scored: Sequence[ImageScores], most: int) -> list[ImageScores]:
 
     Splits share the places evenly. Images are ranked by the last stage; those without a score come after the others.
     """
-    splits = list(dict.fromkeys(item.task.split for item in scored))
+    splits = dict.fromkeys(item.task.split for item in scored)
+    # The smallest first, so that places it does not need go to the others.
+    groups = sorted(([i for i in scored if i.task.split == split] for split in splits), key=len)
     chosen: list[ImageScores] = []
-    for position, split in enumerate(splits):
-        places = (most - len(chosen)) // (len(splits) - position)
-        ranked = sorted((i for i in scored if i.task.split == split), key=_rank)
+    for position, group in enumerate(groups):
+        places = (most - len(chosen)) // (len(groups) - position)
+        ranked = sorted(group, key=_rank)
         chosen += [ranked[i] for i in _ends_and_middle(len(ranked), places)]
     return sorted(chosen, key=_rank)
 

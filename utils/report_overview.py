@@ -16,6 +16,9 @@ from utils.run_log import format_seconds
 from utils.stage_record import read_stage_records
 
 PAIRS = 6
+MINUTE, HOUR = 60, 3600
+# In the order of the pipeline.
+PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", "deeplab_train", "deeplab_test", "deeplab_crf")
 # Pairs below this share of the class's pixels are no news.
 LEAST_SHARE = 0.005
 
@@ -92,7 +95,7 @@ def read_timings(files: RunFiles) -> list[Timing]:
             timings.append(
                 Timing("test_l2g", content["done"], content["seconds"], "not recorded", str(result.with_name("attention")))
             )
-    return timings
+    return sorted(timings, key=_position)
 
 
 def training_card(files: RunFiles, settings: Mapping[str, Any], timings: Sequence[Timing]) -> Card | None:
@@ -142,7 +145,18 @@ def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None
     mine = [t for t in timings if t.program in programs and (output is None or Path(t.output) == Path(output))]
     if not mine:
         return []
-    return [("time", format_seconds(sum(t.seconds for t in mine))), ("peak memory", mine[-1].memory)]
+    return [("time", duration(sum(t.seconds for t in mine))), ("peak memory", mine[-1].memory)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: "4.2 s", "6:51 min" or "2:03:04 h"."""
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s"
+    return f"{format_seconds(seconds)} {'min' if seconds < HOUR else 'h'}"
+
+
+def _position(timing: Timing) -> int:
+    return PROGRAMS.index(timing.program) if timing.program in PROGRAMS else len(PROGRAMS)
 
 
 def _memory(resident: float | None, gpu: float | None, device: str) -> str:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.classes import palette
 from utils.files import write_text_atomic
-from utils.run_log import format_seconds
+from utils.report_overview import duration
 
 TEMPLATES = Path(__file__).with_name("report_templates")
 
@@ -19,7 +19,7 @@ def write_page(template: str, path: Path, context: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["duration"] = format_seconds
+    environment.filters["duration"] = duration
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     text = environment.get_template(template).render(written=written, **context)
     write_text_atomic(path, text + "\n")

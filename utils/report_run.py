@@ -20,6 +20,7 @@ from utils.report_settings import (
 )
 from utils.report_stages import Stage, read_stages
 
+DEEPLAB = "DeepLab"
 HYPER_PARAMETERS = (*SHOWN, "train.schedule", "l2g.kd_weight", "l2g.background_target", "l2g.saliency", "pseudo.fusion")
 
 
@@ -75,7 +76,7 @@ def read_run(folder: Path, deeplab: Path | None = None, settings: Mapping[str, A
         settings=first,
         deeplab=second,
         places=data_places(first, second),
-        curves=[_curves(files, path) for path in files.event_folders],
+        curves=sorted((_curves(files, path) for path in files.event_folders), key=lambda curves: curves.title == DEEPLAB),
         timings=read_timings(files),
     )
 
@@ -99,4 +100,4 @@ def _ordered(stages: Sequence[Stage], settings: Mapping[str, Any]) -> list[Stage
 
 
 def _curves(files: RunFiles, folder: Path) -> Curves:
-    return read_curves(folder, "DeepLab" if files.deeplab in (folder, *folder.parents) else "Training")
+    return read_curves(folder, DEEPLAB if files.deeplab in (folder, *folder.parents) else "Training")

@@ -28,6 +28,7 @@ def write_report(run: Run, page: Path, limits: GalleryLimits) -> None:
     context: dict[str, Any] = {
         "title": run.name,
         "subtitle": _subtitle(run),
+        "folder": str(run.files.folder),
         "cards": [*([training] if training else []), *cards],
         "settings": [
             (heading, rows)

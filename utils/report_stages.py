@@ -14,6 +14,9 @@ from utils.report_files import RunFiles, read_json
 from utils.report_settings import read_flat_yaml
 from utils.score_report import counts_path, number_or_none, scores_to_dict
 
+# Facts of the segmentation stage's card: CRF settings by key, and scores.
+CRF_SHOWN = {"image": "CRF image", "iter_max": "CRF iterations"}
+ACCURACIES = ("Pixel Accuracy", "Mean Accuracy")
 ClassScores = Mapping[str, float | None]
 
 
@@ -135,9 +138,10 @@ def _label_stage(files: RunFiles, path: Path) -> Stage:
     folder, fusion = path.parent, str(result.get("fusion", ""))
     place = _place(files.folder, folder.parent)
     facts = [
-        ("coverage", f"{100 * result['coverage']:.1f} % of the pixels"),
-        ("ignored", f"{100 * result['ignored']:.1f} %, {result['images_ignored']} images entirely"),
-        ("foreground", f"{100 * result['foreground']:.1f} % of the pixels"),
+        ("coverage", f"{100 * result['coverage']:.1f} %"),
+        ("ignored", f"{100 * result['ignored']:.1f} %"),
+        ("ignored entirely", f"{result['images_ignored']} of {result['images']}"),
+        ("foreground", f"{100 * result['foreground']:.1f} %"),
     ]
     stage = Stage(
         key=f"pseudo_{fusion}{place}",
@@ -163,10 +167,8 @@ def _deeplab_stage(files: RunFiles, path: Path) -> Stage:
     settings = result.get("CRF") or {}
     facts = [("split", split)]
     if crf:
-        facts += [(f"CRF {name}", str(settings[name])) for name in ("image", "backend", "iter_max") if name in settings]
-    else:
-        facts.append(("network", model))
-    facts += [(name, f"{100 * result[name]:.1f} %") for name in ("Pixel Accuracy", "Mean Accuracy") if result.get(name)]
+        facts += [(name, str(settings[key])) for key, name in CRF_SHOWN.items() if key in settings]
+    facts += [(name.lower(), f"{100 * result[name]:.1f} %") for name in ACCURACIES if result.get(name) is not None]
     output = Path(*path.parts[:-5])
     predictions = output / "predictions" / experiment / model / (f"{split}_crf" if crf else split)
     stage = Stage(

@@ -82,6 +82,10 @@ class TileWriter:
         """
         return [self._tile(task, plan) for plan in self._plans(task) if not self.kinds or plan.kind in self.kinds]
 
+    def drawings(self, task: ImageTask) -> list[tuple[str, Picture]]:
+        """Return (caption, picture) of one image's tiles at full size, without writing anything."""
+        return [(plan.caption, plan.draw()) for plan in self._plans(task) if not self.kinds or plan.kind in self.kinds]
+
     def _tile(self, task: ImageTask, plan: _Plan) -> Tile:
         marks = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in plan.sources]
         text = repr((DRAWING, LONGEST, QUALITY, plan.kind, plan.detail, marks))

@@ -10,7 +10,8 @@
 
   // The number an image is sorted by: of the chosen class where one is chosen, else of the whole image; null: unknown.
   const measure = (card) => {
-    const [whole, ofClass] = data[card.dataset.index].scores[chosen("by-stage")] || [null, {}];
+    const scores = data[card.dataset.index].scores;
+    const [whole, ofClass] = (chosen("by-stage") ? scores[chosen("by-stage")] : Object.values(scores).pop()) || [null, {}];
     const value = chosen("by-class");
     return value ? ofClass[value] ?? null : whole;
   };
