@@ -3,15 +3,17 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.classes import BACKGROUND, IGNORE, class_index, palette
+
+if TYPE_CHECKING:
+    import torch
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -25,7 +27,7 @@ CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
 
 
-def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+def denormalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
     """Turn normalised images (B, 3, H, W) back into RGB pictures (B, H, W, 3).
 
     Args:
@@ -33,6 +35,8 @@ def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         mean: three channel means.
         std: three channel deviations.
     """
+    import torch  # here: seconds to import, and the programs that draw maps alone have no use for it
+
     images = images.detach().float().cpu()
     shape = (1, 3, 1, 1)
     rgb = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
