@@ -10,6 +10,7 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
@@ -223,6 +224,7 @@ class Config(Checked):
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""

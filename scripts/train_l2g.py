@@ -18,6 +18,7 @@ import torch
 
 from configs.schema import Config
 from scripts.build import build_step, build_trainable
+from scripts.check_data import check_cheaply
 from utils.config import parse_args, save_config
 from utils.datasets import L2GDataset
 from utils.distributed import Dist, any_rank, barrier, setup
@@ -66,6 +67,8 @@ class Training:
         self.cfg, self.place, self.stop = cfg, place, stop
         self.run_dir, self.model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
         self.log = get_logger(self.run_dir, rank=place.rank)
+        for warning in check_cheaply(cfg) if place.is_main else []:
+            self.log.warning("%s", warning)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
         self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place, cfg.train.init_local)
