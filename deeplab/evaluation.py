@@ -2,6 +2,7 @@
 
 import dataclasses
 import tarfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from utils.distributed import Dist, barrier, shard
 from utils.errors import UserError
 from utils.files import atomic_path, lock_folder
 from utils.run_log import get_logger
+from utils.stage_record import record_stage
 
 # The folder the VOC evaluation server expects.
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -40,6 +42,7 @@ def evaluate(
     Raises:
         UserError: for missing or wrong files.
     """
+    started = time.monotonic()
     items = evaluation_items(cfg.dataset, unlabelled=cfg.test.unlabelled)
     check_items(items)
     names = class_names(cfg.dataset)
@@ -64,6 +67,8 @@ def evaluate(
     counts = confusion.total(place)
     if not place.is_main:
         return {}
+    program, seconds = "deeplab_crf" if crf else "deeplab_test", time.monotonic() - started
+    record_stage(cfg.exp.output_dir, program, seconds, output=folder or scores_dir(cfg), images=len(todo))
     if cfg.test.unlabelled and folder is not None:
         archive = archive_path(cfg, crf=crf)
         write_archive(archive, folder, items)
