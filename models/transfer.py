@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 BackgroundTarget = Literal["indicator", "value", "complement"]
+BackgroundRow = Literal["compete", "drop", "train"]
 
 # The published guard against division by an empty map.
 _PEAK_EPSILON = 1e-8
@@ -41,7 +42,7 @@ def normalise_cams(score_map: Tensor, labels: Tensor, *, per_image: bool = False
         labels: (B, C), 1 where the image holds the class.
         per_image: divide by the maximum over all K patches of the image. The published rule divides by each patch's own
             maximum, which lifts the noise of a patch without the object to full height.
-        drop_background: also zero the background channel, which the local network never trains.
+        drop_background: also zero the background channel, which the published losses never train.
 
     Returns:
         (B * K, C + 1, h, w) float32.
@@ -96,6 +97,26 @@ def transfer_target(
     if background_target == "complement":
         target[:, background:] = absent
     return target
+
+
+def background_loss(score_map: Tensor, saliency: Tensor | None) -> Tensor:
+    """Teach the background channel where no object is; it weighs as much as one class of the classification loss.
+
+    The published losses leave this channel a random projection. Binary cross-entropy of its sigmoid against 1 - s in each
+    cell; without saliency against 1 for each view's mean, as if background were a class every view holds.
+
+    Args:
+        score_map: (N, C + 1, h, w) of the local network; gradient flows into all of it.
+        saliency: (N, 1, h, w) in [0, 1], or None.
+
+    Returns:
+        a scalar, the mean divided by C.
+    """
+    scores = score_map[:, -1:].float()
+    if saliency is None:
+        scores = scores.mean(dim=(2, 3))
+    target = torch.ones_like(scores) if saliency is None else 1 - saliency
+    return F.binary_cross_entropy_with_logits(scores, target) / (score_map.shape[1] - 1)
 
 
 def align_to_patches(score_map: Tensor, boxes: Tensor, size: tuple[int, int], *, stride: int, aligned: bool = False) -> Tensor:

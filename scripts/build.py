@@ -2,12 +2,18 @@
 
 from typing import cast
 
+from torch import nn
+
 from configs.schema import Config
 from models.cam_net import CamNetwork
-from models.l2g import L2GOptions
+from models.gates import GateOptions
+from models.l2g import L2G, Classification, L2GOptions
 from models.registry import build_cam_network
-from models.transfer import BackgroundTarget
+from models.transfer import BackgroundRow, BackgroundTarget
+from utils.distributed import Dist, distribute
 from utils.errors import UserError
+from utils.phases import Phase
+from utils.precision import memory_format_for
 from utils.weights import load_weights, read_weights
 
 
@@ -27,24 +33,61 @@ def build_network(cfg: Config) -> CamNetwork:
             freeze_stem=model.freeze_stem,
             dropout=model.dropout,
             output_stride=model.output_stride,
+            gates=_gate_options(cfg),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
-    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack)."""
+def _gate_options(cfg: Config) -> GateOptions:
+    model = cfg.model
+    return GateOptions(
+        suppression=model.suppression,
+        suppression_places=tuple(model.suppression_places),
+        suppression_ratio=model.suppression_ratio,
+        attention=model.attention,
+        attention_places=tuple(model.attention_places),
+        attention_reduction=model.attention_reduction,
+        train=model.train_gates,
+    )
+
+
+def load_initial_weights(network: CamNetwork, cfg: Config, source: str = "global") -> None:
+    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack).
+
+    Args:
+        network: what to load into.
+        cfg: the run.
+        source: global or local, which network of a training checkpoint `train.init_from`.
+    """
     if cfg.train.init_from:
-        state = read_weights(cfg.train.init_from)
+        state = read_weights(cfg.train.init_from, source)
         load_weights(network, state, source=cfg.train.init_from)
     elif cfg.model.pretrained:
         load_weights(
             network,
             read_weights(cfg.model.pretrained),
             source=cfg.model.pretrained,
-            allow_missing=cfg.model.allow_missing,
+            # A trunk's weight file never has gates: they start at random.
+            allow_missing=[*cfg.model.allow_missing, *network.gate_keys()],
             allow_unexpected=cfg.model.allow_unexpected,
         )
+
+
+def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetwork:
+    """Build a network with its initial weights on this process's device, in the memory layout that suits it.
+
+    Arguments as of `load_initial_weights`.
+    """
+    network = build_network(cfg)
+    load_initial_weights(network, cfg, source)
+    return network.to(place.device).to(memory_format=memory_format_for(place.device))
+
+
+def build_step(cfg: Config, phase: Phase, global_net: CamNetwork, local_net: CamNetwork, place: Dist) -> nn.Module:
+    """Build the module one step of `phase` runs: `forward(batch) -> StepOutput`, over all processes."""
+    module = Classification(global_net) if phase.classifies else L2G(global_net, local_net, build_l2g_options(cfg))
+    return distribute(module, place, trains_norm=not cfg.model.freeze_bn)
 
 
 def build_l2g_options(cfg: Config) -> L2GOptions:
@@ -56,7 +99,7 @@ def build_l2g_options(cfg: Config) -> L2GOptions:
         bg_threshold=l2g.bg_threshold,
         background_target=cast(BackgroundTarget, l2g.background_target),
         use_saliency=l2g.saliency == "map",
-        drop_background=l2g.background_row == "drop",
+        background_row=cast(BackgroundRow, l2g.background_row),
         normalise_per_image=l2g.cam_norm == "image",
         roi_aligned=l2g.roi_aligned,
         saliency_grid=l2g.saliency_grid,

@@ -1,5 +1,6 @@
 """The transfer target and RoI alignment against numbers of the published program."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from models.transfer import (
     align_to_patches,
+    background_loss,
     extract_patches,
     normalise_cams,
     resize_saliency,
@@ -97,3 +99,11 @@ def test_pooling_by_saliency_ignores_background_cells() -> None:
     saliency[0, 0, 0, 0] = 1.0
     assert saliency_pooled_logits(score_map, saliency).item() == pytest.approx(3.0)
     assert saliency_pooled_logits(score_map, torch.zeros_like(saliency)).item() == 0.0
+
+
+def test_background_loss_is_cross_entropy_with_absence_of_saliency() -> None:
+    score_map = torch.tensor([[[[9.0, 9.0]], [[9.0, 9.0]], [[0.0, 2.0]]]])
+    saliency = torch.tensor([[[[0.25, 1.0]]]])
+    expected = (math.log(2) + math.log1p(math.exp(2.0))) / 2 / 2
+    assert background_loss(score_map, saliency).item() == pytest.approx(expected)
+    assert background_loss(score_map, None).item() == pytest.approx(math.log1p(math.exp(-1.0)) / 2)
