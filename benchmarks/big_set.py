@@ -8,7 +8,8 @@ Every part runs in a process of its own at a tenth, a quarter and all of the ent
 data set, first sample), the data check cold and with nothing changed, sharding of inference over eight processes with
 finding out what is done, and the threshold sweep. Prints seconds, processor seconds (which others' work on the machine
 touches less), these per entry and relative to the smallest size (1.00x is linear), and the largest memory of the process,
-of it before the work, and of its largest worker. Pictures share their bytes but for a comment, maps are hard links.
+of it before the work, and of its
+largest worker (0 without). Pictures share their bytes but for a comment, maps are hard links.
 """
 
 import argparse
@@ -138,6 +139,7 @@ def run_part(part: str, root: Path, workers: int) -> None:
     """Do one part here and print what it took, as JSON."""
     cfg = config(root, workers)
     _load_libraries()
+    children = _peak(resource.RUSAGE_CHILDREN)  # libraries start a process or two while they are imported
     before, busy, started = _peak(resource.RUSAGE_SELF), _processor_seconds(), time.monotonic()
     with contextlib.redirect_stdout(sys.stderr):
         PARTS[part](cfg)
@@ -146,7 +148,7 @@ def run_part(part: str, root: Path, workers: int) -> None:
         "processor": _processor_seconds() - busy,
         "before": before,
         "peak": _peak(resource.RUSAGE_SELF),
-        "worker": _peak(resource.RUSAGE_CHILDREN),
+        "worker": peak if (peak := _peak(resource.RUSAGE_CHILDREN)) > children else 0,
     }
     print(json.dumps(result))
 
