@@ -22,6 +22,7 @@ HEAT_OPACITY = 0.65
 DIMMED = 0.55
 # Pixels, on sheets.
 CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
+CHECK, CHECK_GREYS = 8, (170, 215)
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
 
 
@@ -149,6 +150,15 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], *, cell_height:
             page.paste(Image.fromarray(picture), (x, y + TEXT_HEIGHT + MARGIN // 2))
             x += width + MARGIN
     return np.array(page)
+
+
+def on_checkerboard(cutout: NDArray[np.uint8]) -> Picture:
+    """Lay a picture with alpha (H, W, 4) over a grey checkerboard -> (H, W, 3)."""
+    height, width = cutout.shape[:2]
+    rows, columns = np.ogrid[:height, :width]
+    squares = np.where((rows // CHECK + columns // CHECK) % 2, *CHECK_GREYS)[..., None]
+    alpha = cutout[..., 3:].astype(np.float32) / LEVELS
+    return np.rint(cutout[..., :3] * alpha + squares * (1 - alpha)).astype(np.uint8)
 
 
 @dataclass
