@@ -13,6 +13,7 @@ from typing import Any
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
+from configs.view_schema import ViewConfig
 
 
 @dataclass
@@ -215,6 +216,7 @@ class Config(Checked):
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
@@ -247,6 +249,7 @@ class Config(Checked):
             ),
             *l2g.paste.rules(),
             *self.bank.rules(),
+            *self.view.rules(),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],

@@ -43,6 +43,15 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
     return tasks
 
 
+def find_cams(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Return id -> classes (0-based ascending) of the `<id>_<class>.png` files in a folder, ids sorted.
+
+    Raises:
+        UserError: when the folder cannot be read.
+    """
+    return dict(sorted(_classes_on_disk(_file_names(folder), num_classes).items()))
+
+
 def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ...]]:
     """Cut `tasks` into runs of `size` (the last may be shorter), the portions worker processes take."""
     return [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]

@@ -120,7 +120,7 @@ def label_legend(values: Sequence[int], class_names: Sequence[str], width: int) 
         for x, value, name in line:
             colour = tuple(label_colours(np.array([[value]], np.uint8))[0, 0].tolist())
             draw.rectangle((x, top + 1, x + SWATCH, top + SWATCH), fill=colour, outline=INK)
-            draw.text((x + SWATCH + MARGIN // 2, top), name, fill=INK, font=_font())
+            draw.text((x + SWATCH + MARGIN // 2, top), name, fill=INK, font=label_font())
     return np.array(page)
 
 
@@ -146,7 +146,7 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], *, cell_height:
     for r, row in enumerate(scaled):
         x, y = MARGIN, MARGIN + r * step
         for (caption, picture), width in zip(row, widths, strict=False):
-            draw.text((x, y), _shorten(caption, width), fill=INK, font=_font())
+            draw.text((x, y), _shorten(caption, width), fill=INK, font=label_font())
             page.paste(Image.fromarray(picture), (x, y + TEXT_HEIGHT + MARGIN // 2))
             x += width + MARGIN
     return np.array(page)
@@ -237,12 +237,12 @@ def _to_height(picture: Picture, height: int) -> Picture:
 
 
 @functools.lru_cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=TEXT_HEIGHT - 2)
 
 
 def _text_width(text: str) -> int:
-    return round(_font().getlength(text))
+    return round(label_font().getlength(text))
 
 
 def _shorten(text: str, width: int) -> str:
