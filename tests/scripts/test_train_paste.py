@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_ablation_rows_differ_from_their_base_only_in_the_three_parts(path: Path
     assert {name for name, value in parts.items() if value != "none"} == wanted
 
 
-def _paths(cfg: Config) -> dict[str, str]:
+def _paths(cfg: Config) -> dict[str, Any]:
     return {name: getattr(cfg.cam, name) for name in ("checkpoint", "dir", "label_dir")}
 
 
