@@ -7,12 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from configs.crf_schema import CrfConfig
-from utils import crf, crf_pydensecrf
+from utils import crf_pydensecrf, crf_torch
 from utils.crf import crf_from_config, dense_crf, dense_crf_batch, published_image, resolve_backend
+from utils.crf_inputs import CrfParameters
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab" / "crf.npz"
-SETS: dict[str, dict[str, float]] = {
+SETS: dict[str, dict[str, Any]] = {
     "A": {"pos_w": 3, "pos_xy_std": 1, "bi_w": 4, "bi_xy_std": 67, "bi_rgb_std": 3},
     "B": {"pos_w": 3, "pos_xy_std": 3, "bi_w": 4, "bi_xy_std": 121, "bi_rgb_std": 5},
     "C": {"pos_w": 2, "pos_xy_std": 2, "bi_w": 4, "bi_xy_std": 65, "bi_rgb_std": 3},
@@ -116,19 +117,20 @@ def test_portions_of_classes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_equals_single(backend: str) -> None:
     cases = [make_case(4, 20, 31), make_case(6, 31, 20, seed=1), make_case(4, 20, 31, seed=2), make_case(1, 3, 3)]
-    together = dense_crf_batch(*map(list, zip(*cases, strict=True)), backend=backend)
+    together = dense_crf_batch([case[0] for case in cases], [case[1] for case in cases], backend=backend)
     for (probabilities, image), refined in zip(cases, together, strict=True):
         np.testing.assert_allclose(refined, dense_crf(probabilities, image, backend=backend), atol=1e-6)
-    assert dense_crf_batch([], [], backend=backend) == []
+    nothing: list[Floats] = []
+    assert dense_crf_batch(nothing, [], backend=backend) == []
 
 
 def test_images_in_one_lattice_stay_apart() -> None:
     """What a GPU does with a batch, on the CPU: sizes and numbers of classes differ, pixels are padded in between."""
     cases = [make_case(4, 20, 31), make_case(6, 31, 21, seed=1), make_case(2, 1, 1), make_case(4, 20, 31, seed=2)]
-    probabilities, images = ([torch.from_numpy(case[i]) for case in cases] for i in (0, 1))
-    together = crf.crf_torch._refine_together(probabilities, images, crf.CrfParameters())
-    for one, image, refined in zip(probabilities, images, together, strict=True):
-        assert_same(refined.numpy(), dense_crf(one.numpy(), image.numpy(), backend="torch"))
+    probabilities, images = [torch.from_numpy(case[0]) for case in cases], [torch.from_numpy(case[1]) for case in cases]
+    together = crf_torch._refine_together(probabilities, images, CrfParameters())
+    for (one, image), refined in zip(cases, together, strict=True):
+        assert_same(refined.numpy(), dense_crf(one, image, backend="torch"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -174,9 +176,9 @@ def test_tensors_come_back_as_tensors_and_inputs_stay(backend: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_labels_of_the_cpu() -> None:
     cases = [make_case(21, 60, 83), make_case(21, 50, 41, seed=1)]
-    probabilities, images = ([case[i] for case in cases] for i in (0, 1))
-    for one, image, refined in zip(probabilities, images, dense_crf_batch(probabilities, images, device="cuda"), strict=True):
-        assert_same(refined, dense_crf(one, image, backend="torch"))
+    together = dense_crf_batch([case[0] for case in cases], [case[1] for case in cases], device="cuda")
+    for (probabilities, image), refined in zip(cases, together, strict=True):
+        assert_same(refined, dense_crf(probabilities, image, backend="torch"))
 
 
 def test_wrong_arrays_are_named() -> None:
@@ -233,6 +235,10 @@ def test_from_config(golden: dict[str, Any]) -> None:
     refined = published(golden["prob"], rgb)
     np.testing.assert_allclose(refined, golden["Q_A_wrapped"], atol=1e-4)
     np.testing.assert_array_equal(published.batch([golden["prob"]], [rgb])[0], refined)
+    assert published.settings() == {
+        "backend": "torch", "image": "published", "drop_below": 0.0, "iter_max": 10,
+        "pos_w": 3.0, "pos_xy_std": 1.0, "bi_w": 4.0, "bi_xy_std": 67.0, "bi_rgb_std": 3.0,
+    }  # fmt: skip
     plain = crf_from_config(CrfConfig(backend="torch", iter_max=2, drop_below=0.05))
     expected = dense_crf(golden["prob"], rgb, backend="torch", iterations=2, drop_below=0.05)
     np.testing.assert_array_equal(plain(golden["prob"], rgb), expected)
