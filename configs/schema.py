@@ -204,7 +204,9 @@ class PseudoConfig:
     cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
     min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
     workers: int = key(0, "processes; 0 is one per core")
-    crf: bool = key(False, "refine the class scores with a dense CRF (section crf) before labelling; published: no")
+    crf: bool = key(
+        False, "refine the class scores with a dense CRF (section crf) before labelling, seconds an image; published: no"
+    )
 
 
 @dataclass
