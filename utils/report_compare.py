@@ -43,7 +43,11 @@ def write_comparison(one: Run, other: Run, page: Path, limits: GalleryLimits) ->
         "times": _times(one, other),
         "differences": setting_differences(one.settings, other.settings),
         "figures": _figures(one, other),
-        "classes": [(name, [(a.iou.get(name), b.iou.get(name)) for a, b in rated]) for name in names] if rated else [],
+        "classes": [
+            (name, [(a.iou.get(name), b.iou.get(name)) for a, b in rated])
+            for name in names
+            if any(a.iou.get(name) is not None or b.iou.get(name) is not None for a, b in rated)
+        ],
         "class_titles": [a.title for a, _ in rated],
         "names": names,
         "colours": label_css_colours(names),

@@ -118,8 +118,9 @@ def stage_card(stage: Stage, timings: Sequence[Timing]) -> Card:
 
 
 def class_rows(stages: Sequence[Stage], names: Sequence[str]) -> list[tuple[str, list[ClassCell]]]:
-    """Return (label name, a cell per stage) for every label, background first."""
-    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in names]
+    """Return (label name, a cell per stage) for every label that has a score at any stage, background first."""
+    known = [name for name in names if any(stage.iou.get(name) is not None for stage in stages)]
+    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in known]
 
 
 def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confused:
