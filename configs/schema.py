@@ -224,6 +224,7 @@ class Config(Checked):
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
+            (l2g.bg_threshold >= 0, f"l2g.bg_threshold is {l2g.bg_threshold}, expected >= 0"),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],
