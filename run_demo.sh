@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# The whole first stage on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, a table, pictures.
+# The whole pipeline on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, segmentation network, dense
+# CRF, a table, pictures.
 # Two trainings of equal length run side by side: a plain CAM classifier and L2G.
-# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON. Further arguments are key=value overrides of both runs.
+# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON; for the segmentation stage SEG_CONFIG and SEG_OVERRIDES
+# (key=value ..., by spaces). Further arguments are key=value overrides of both first-stage runs.
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-demo}"
 CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
+SEG_CONFIG="${SEG_CONFIG:-configs/demo_dplv2.yaml}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
 IMAGES="${IMAGES:-200}"                  # training pictures
@@ -45,7 +48,14 @@ if ! wait "$plain"; then
 fi
 trap - EXIT
 
-# The segmentation stage goes here: it trains on runs/${EXP}_l2g/pseudo_saliency.
+run="runs/${EXP}_l2g"
+read -r -a overrides <<<"${SEG_OVERRIDES:-}"
+segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" "dataset.root=$DATA"
+  "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/pseudo_saliency" "model.init_model=$run/model/final.pth"
+  ${overrides[@]+"${overrides[@]}"})
+for command in train test crf; do
+  "$python" -m deeplab "$command" "${segment[@]}"
+done
 
 "$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"
 echo

@@ -10,8 +10,10 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
+from configs.paste_schema import BankConfig, PasteConfig
 
 
 @dataclass
@@ -44,6 +46,27 @@ class ModelConfig:
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
     output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    suppression: str = key(
+        "none",
+        "cuts a channel's peaks: learnable (share of its maximum from a random layer), fixed",
+        ("none", "learnable", "fixed"),
+    )
+    suppression_places: list[str] = key(
+        ["b6", "b7"], "blocks it follows: b2 .. b7 of resnet38, or features (any trunk: what the head gets)"
+    )
+    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left, in (0, 1]")
+    attention: str = key(
+        "none",
+        "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial",
+    )
+    attention_places: list[str] = key(
+        ["b6", "b7"], "blocks whose residual branch it weighs: b6, b7 of resnet38, or features (any trunk)"
+    )
+    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1")
+    train_gates: bool = key(
+        False,
+        "suppression and attention learn at the head's rate; published: only their 2-D convolutions learn, at the trunk's",
+    )
 
 
 @dataclass
@@ -69,7 +92,11 @@ class TrainConfig:
     poly_power: float = key(0.7, "power of the poly schedule")
     warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
     shuffle: bool = key(False, "new order each epoch; the published runs keep the list order")
-    init_from: str = key("", "checkpoint both networks start from (published layout or ours)")
+    first_epoch: int = key(0, "0-based epoch to begin with, for a run that continues another one's with init_from")
+    init_from: str = key("", "checkpoint both networks start from (published layout or ours); the optimiser starts anew")
+    init_local: str = key(
+        "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
+    )
     resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
     log_every: int = key(100, "batches between log lines and TensorBoard scalars")
     images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
@@ -134,6 +161,7 @@ class L2GConfig:
     global_cls_pool: str = key(
         "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
     )
+    paste: PasteConfig = field(default_factory=PasteConfig)
 
 
 @dataclass
@@ -194,7 +222,9 @@ class Config(Checked):
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
@@ -225,6 +255,12 @@ class Config(Checked):
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
             (l2g.bg_threshold >= 0, f"l2g.bg_threshold is {l2g.bg_threshold}, expected >= 0"),
+            (
+                0 <= train.first_epoch < train.epochs,
+                f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
+            ),
+            *l2g.paste.rules(),
+            *self.bank.rules(),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],

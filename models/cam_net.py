@@ -1,10 +1,12 @@
-"""A trunk with the CAM head: what both networks of L2G are."""
+"""A trunk with the CAM head, and gates where they are wanted: what both networks of L2G are."""
 
 from typing import Protocol, cast
 
 from torch import Tensor, nn
 
 from models.cam_head import CamHead
+from models.gate import Gate
+from models.gates import FEATURES, GateOptions
 
 
 class Trunk(Protocol):
@@ -30,28 +32,41 @@ class Trunk(Protocol):
 
 
 class CamNetwork(nn.Module):
-    """Image to class score maps; keys `backbone.*` and `head.*`.
+    """Image to class score maps; keys `backbone.*`, `head.*`, and `gates.*` for gates on the trunk's features.
 
     Args:
         backbone: a trunk (see `Trunk`).
         num_classes: foreground classes C.
         freeze_bn: BatchNorm uses its stored statistics and is not trained, whatever train() says (published).
         freeze_stem: the trunk's stem is not trained (published).
+        gates: suppression and attention; the trunk has made its own already, those at `FEATURES` are added here.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, *, freeze_bn: bool = True, freeze_stem: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        freeze_bn: bool = True,
+        freeze_stem: bool = True,
+        gates: GateOptions | None = None,
+    ) -> None:
         super().__init__()
+        gates = gates or GateOptions()
         trunk = cast(Trunk, backbone)
         self.backbone = backbone
+        self.gates = _feature_gates(gates, trunk.out_channels)
         self.head = CamHead(trunk.out_channels, trunk.side_channels, num_classes, trunk.side_dims, trunk.affinity_dim)
         self.num_classes, self.stride = num_classes, trunk.stride
-        self.freeze_bn, self.freeze_stem = freeze_bn, freeze_stem
+        self.freeze_bn, self.freeze_stem, self.train_gates = freeze_bn, freeze_stem, gates.train
         if freeze_stem:
             for module in trunk.stem:
                 module.requires_grad_(False)
         if freeze_bn:
             for norm in self._norms():
                 norm.requires_grad_(False)
+        for parameter in self._untrained_gates():
+            parameter.requires_grad_(False)
 
     @property
     def trunk(self) -> Trunk:
@@ -69,6 +84,8 @@ class CamNetwork(nn.Module):
             the class channels (of all wanted channels when `channels` is given).
         """
         side_a, side_b, features = self.backbone(images)
+        if self.gates is not None:
+            features = self.gates(features)
         score_map = self.head(images, side_a, side_b, features, channels)
         classes = score_map if channels is not None else score_map[:, : self.num_classes]
         return score_map, classes.mean(dim=(2, 3))
@@ -88,9 +105,10 @@ class CamNetwork(nn.Module):
         """Return the published groups, convolutions in registration order.
 
         Frozen stem convolutions are members, as published (they never get a gradient, so they never change, and published
-        optimiser states count them). `norm` holds BatchNorm's parameters where it is trained.
+        optimiser states count them). `norm` holds BatchNorm's parameters where it is trained. Gates: see `GateOptions.train`.
         """
-        head = {id(m) for part in (self.head, *self.trunk.head_modules) for m in part.modules()}
+        head = {id(m) for part in self._head_parts() for m in part.modules()}
+        untrained = {id(parameter) for parameter in self._untrained_gates()}
         groups: dict[str, list[nn.Parameter]] = {
             "pretrained_weights": [], "pretrained_biases": [], "head_weights": [], "head_biases": [], "norm": []
         }  # fmt: skip
@@ -100,10 +118,17 @@ class CamNetwork(nn.Module):
                 groups["norm"] += [p for p in module.parameters(recurse=False) if p.requires_grad]
                 continue
             for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) in untrained:
+                    continue
                 groups[f"{prefix}_{'biases' if name.endswith('bias') else 'weights'}"].append(parameter)
         if not groups["norm"]:
             del groups["norm"]
         return groups
+
+    def gate_keys(self) -> list[str]:
+        """Return the keys of all suppression and attention layers, which no weight file of a plain trunk holds."""
+        names = [name for name, module in self.named_modules() if isinstance(module, Gate)]
+        return [key for key in self.state_dict() if any(key.startswith(f"{name}.") for name in names)]
 
     def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename our keys to the published ones."""
@@ -116,10 +141,33 @@ class CamNetwork(nn.Module):
 
     def _published_name(self, key: str) -> str:
         part, _, rest = key.partition(".")
+        if part == "gates":
+            return key
         if part == "backbone":
             return rest.removeprefix(self.trunk.key_prefix)
         module, _, leaf = rest.partition(".")
         return f"{self.trunk.head_names.get(module, 'head.' + module)}.{leaf}"
 
     def _norms(self) -> list[nn.Module]:
-        return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def _gates(self) -> list[Gate]:
+        return [m for m in self.modules() if isinstance(m, Gate)]
+
+    def _head_parts(self) -> list[nn.Module]:
+        """Return what learns at the head's rate."""
+        return [self.head, *self.trunk.head_modules, *(self._gates() if self.train_gates else [])]
+
+    def _untrained_gates(self) -> list[nn.Parameter]:
+        """Return the parameters of gates that keep their random start."""
+        if self.train_gates:
+            return []
+        learning = {id(p) for gate in self._gates() for p in gate.published_parameters()}
+        return [p for gate in self._gates() for p in gate.parameters() if id(p) not in learning]
+
+
+def _feature_gates(gates: GateOptions, channels: int) -> nn.Sequential | None:
+    """Return attention, then suppression of the trunk's features, or None."""
+    wanted = (gates.attention_at(FEATURES, channels), gates.suppression_at(FEATURES, channels))
+    layers = [layer for layer in wanted if layer is not None]
+    return nn.Sequential(*layers) if layers else None

@@ -24,13 +24,19 @@ from models.transfer import (
 )
 
 
-class Batch(TypedDict):
+class Views(TypedDict):
     """images (B, 3, S, S) normalised RGB; saliency (B, 1, S, S) in [0, 1]; boxes (B, K, 4) on the CPU; labels (B, C)."""
 
     images: Tensor
     saliency: Tensor
     boxes: Tensor
     labels: Tensor
+
+
+class Batch(Views, total=False):
+    """What a step sees; `local_labels` (B, C) where the crops are classified as something else (l2g.paste.leak_labels)."""
+
+    local_labels: Tensor
 
 
 class StepOutput(TypedDict):
@@ -114,7 +120,7 @@ class L2G(nn.Module):
             global_map, batch["boxes"], size, stride=self.global_net.stride, aligned=options.roi_aligned
         ).softmax(dim=1)
         kd = options.kd_weight * F.mse_loss(aligned, target)
-        labels = batch["labels"]
+        labels = batch.get("local_labels", batch["labels"])
         cls_local = F.multilabel_soft_margin_loss(local_logits.float(), labels.repeat_interleave(patches, dim=0))
         cls_global = self._global_classification(global_map, global_logits, batch)
         loss, losses = kd + cls_local, {"kd": kd, "cls_local": cls_local, "cls_global": cls_global}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from models.cam_net import CamNetwork
+from models.gates import GateOptions
 from models.resnet38 import ResNet38
 from models.resnet101 import ResNet101
 from models.timm_backbone import TimmBackbone
@@ -22,6 +23,7 @@ def build_cam_network(
     freeze_stem: bool = True,
     dropout: bool = True,
     output_stride: int = 8,
+    gates: GateOptions | None = None,
 ) -> CamNetwork:
     """Build a CAM network with random weights.
 
@@ -33,18 +35,24 @@ def build_cam_network(
         freeze_stem: do not train the stem.
         dropout: of resnet38's last blocks.
         output_stride: of resnet101 and timm trunks; the others have 8.
+        gates: suppression and attention; None adds none.
 
     Raises:
-        ValueError: for an unknown name, or a missing optional library.
+        ValueError: for an unknown name, a gate where there is no place for it, or a missing optional library.
     """
-    trunk = build_trunk(backbone, width=width, dropout=dropout, output_stride=output_stride)
-    return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem)
+    gates = gates or GateOptions()
+    own = ResNet38 if backbone == "resnet38" else None
+    gates.check(backbone, own.suppression_places if own else (), own.attention_places if own else ())
+    trunk = build_trunk(backbone, width=width, dropout=dropout, output_stride=output_stride, gates=gates)
+    return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem, gates=gates)
 
 
-def build_trunk(backbone: str, *, width: float = 1.0, dropout: bool = True, output_stride: int = 8) -> nn.Module:
+def build_trunk(
+    backbone: str, *, width: float = 1.0, dropout: bool = True, output_stride: int = 8, gates: GateOptions | None = None
+) -> nn.Module:
     """Build a trunk (see `models.cam_net.Trunk`) with random weights; arguments and errors of `build_cam_network`."""
     trunks: dict[str, Callable[[], nn.Module]] = {
-        "resnet38": lambda: ResNet38(width, dropout),
+        "resnet38": lambda: ResNet38(width, dropout, gates),
         "resnet101": lambda: ResNet101(output_stride),
         "vgg16": Vgg16,
     }

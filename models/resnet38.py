@@ -4,9 +4,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.gate import Gate
+from models.gates import GateOptions
+
 # Widths are kept multiples of this at any `width`.
 CHANNEL_MULTIPLE = 8
 DROPOUT_B6, DROPOUT_B7 = 0.3, 0.5
+# The blocks of each stage, by the name of its first.
+STAGES = {
+    "b2": ("b2", "b2_1", "b2_2"),
+    "b3": ("b3", "b3_1", "b3_2"),
+    "b4": ("b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5"),
+    "b5": ("b5", "b5_1", "b5_2"),
+    "b6": ("b6",),
+    "b7": ("b7",),
+}
 
 
 def scaled(channels: int, width: float) -> int:
@@ -43,10 +55,23 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1 x 1, dilated 3 x 3, 1 x 1 with Dropout2d between; the shortcut is always a convolution."""
+    """1 x 1, dilated 3 x 3, 1 x 1 with Dropout2d between; the shortcut is always a convolution.
 
-    def __init__(self, inputs: int, middle: int, wide: int, outputs: int, dilation: int, dropout: float) -> None:
+    `attention`, if any, weighs the residual branch before the two are added; its keys start with the published `se_layer`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        middle: int,
+        wide: int,
+        outputs: int,
+        dilation: int,
+        dropout: float,
+        attention: Gate | None = None,
+    ) -> None:
         super().__init__()
+        self.se_layer = attention
         self.bn_branch2a = nn.BatchNorm2d(inputs)
         self.conv_branch2a = _conv(inputs, middle, 1)
         self.bn_branch2b1 = nn.BatchNorm2d(middle)
@@ -62,7 +87,10 @@ class BottleneckBlock(nn.Module):
         activated = F.relu(self.bn_branch2a(x))
         main = self.dropout_2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(activated))))
         main = self.dropout_2b2(F.relu(self.bn_branch2b2(self.conv_branch2b1(main))))
-        return self.conv_branch1(activated) + self.conv_branch2b2(main), activated
+        main = self.conv_branch2b2(main)
+        if self.se_layer is not None:
+            main = self.se_layer(main)
+        return self.conv_branch1(activated) + main, activated
 
 
 class ResNet38(nn.Module):
@@ -71,15 +99,21 @@ class ResNet38(nn.Module):
     Args:
         width: channel multiplier; 1 is the published network (4096 output channels).
         dropout: Dropout2d in b6 and b7 while training.
+        gates: suppression after stages b2 to b7 (after b7 means before bn7) and attention in b6 and b7; none by default.
     """
 
     stride = 8
     key_prefix = ""
     head_names = {"classifier": "fc8", "side_a": "f8_3", "side_b": "f8_4", "affinity": "f9"}
+    suppression_places = tuple(STAGES)
+    attention_places = ("b6", "b7")
 
-    def __init__(self, width: float = 1.0, dropout: bool = True) -> None:
+    def __init__(self, width: float = 1.0, dropout: bool = True, gates: GateOptions | None = None) -> None:
         super().__init__()
+        gates = gates or GateOptions()
         c64, c128, c256, c512, c1024, c2048, c4096 = (scaled(64 * 2**i, width) for i in range(7))
+        for place, channels in zip(STAGES, (c128, c256, c512, c1024, c2048, c4096), strict=True):
+            self.add_module(_suppression_name(place), gates.suppression_at(place, channels))
         self.conv1a = _conv(3, c64, 3)
         self.b2 = BasicBlock(c64, c128, c128, stride=2)
         self.b2_1 = BasicBlock(c128, c128, c128)
@@ -93,8 +127,10 @@ class ResNet38(nn.Module):
         self.b5 = BasicBlock(c512, c512, c1024, dilation=2, first_dilation=1)
         self.b5_1 = BasicBlock(c1024, c512, c1024, dilation=2)
         self.b5_2 = BasicBlock(c1024, c512, c1024, dilation=2)
-        self.b6 = BottleneckBlock(c1024, c512, c1024, c2048, dilation=4, dropout=DROPOUT_B6 * dropout)
-        self.b7 = BottleneckBlock(c2048, c1024, c2048, c4096, dilation=4, dropout=DROPOUT_B7 * dropout)
+        attention = gates.attention_at("b6", c2048)
+        self.b6 = BottleneckBlock(c1024, c512, c1024, c2048, 4, DROPOUT_B6 * dropout, attention)
+        attention = gates.attention_at("b7", c4096)
+        self.b7 = BottleneckBlock(c2048, c1024, c2048, c4096, 4, DROPOUT_B7 * dropout, attention)
         self.bn7 = nn.BatchNorm2d(c4096)
         self.side_channels = (c512, c1024)
         self.side_dims = (scaled(64, width), scaled(128, width))
@@ -127,11 +163,24 @@ class ResNet38(nn.Module):
         frozen = not self.conv1a.weight.requires_grad and not self.b2.bn_branch2a.weight.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x = self.conv1a(images)
-            for block in (self.b2, self.b2_1, self.b2_2):
-                x = block(x)[0]
-        for name in ("b3", "b3_1", "b3_2", "b4", "b4_1", "b4_2", "b4_3", "b4_4", "b4_5"):
-            x = getattr(self, name)(x)[0]
-        x, side_a = self.b5(x)
-        x = self.b5_2(self.b5_1(x)[0])[0]
-        x, side_b = self.b6(x)
-        return side_a, side_b, F.relu(self.bn7(self.b7(x)[0]))
+            x, _ = self._stage("b2", x)
+        for name in ("b3", "b4"):
+            x, _ = self._stage(name, x)
+        x, side_a = self._stage("b5", x)
+        x, side_b = self._stage("b6", x)
+        x, _ = self._stage("b7", x)
+        return side_a, side_b, F.relu(self.bn7(x))
+
+    def _stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a stage and its suppression, if any; return (output, activated input of its first block)."""
+        first, *rest = STAGES[name]
+        x, activated = getattr(self, first)(x)
+        for block in rest:
+            x = getattr(self, block)(x)[0]
+        suppression = getattr(self, _suppression_name(name))
+        return (x if suppression is None else suppression(x)), activated
+
+
+def _suppression_name(place: str) -> str:
+    """Return the published name of the suppression layer after a stage: DRS_learnable_layer6 after b6."""
+    return f"DRS_learnable_layer{place.removeprefix('b')}"

@@ -6,6 +6,7 @@ from torch import nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork
+from models.gates import GateOptions
 from models.l2g import L2G, Classification, L2GOptions
 from models.registry import build_cam_network
 from models.transfer import BackgroundRow, BackgroundTarget
@@ -32,30 +33,54 @@ def build_network(cfg: Config) -> CamNetwork:
             freeze_stem=model.freeze_stem,
             dropout=model.dropout,
             output_stride=model.output_stride,
+            gates=_gate_options(cfg),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def load_initial_weights(network: CamNetwork, cfg: Config) -> None:
-    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack)."""
+def _gate_options(cfg: Config) -> GateOptions:
+    model = cfg.model
+    return GateOptions(
+        suppression=model.suppression,
+        suppression_places=tuple(model.suppression_places),
+        suppression_ratio=model.suppression_ratio,
+        attention=model.attention,
+        attention_places=tuple(model.attention_places),
+        attention_reduction=model.attention_reduction,
+        train=model.train_gates,
+    )
+
+
+def load_initial_weights(network: CamNetwork, cfg: Config, source: str = "global") -> None:
+    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack).
+
+    Args:
+        network: what to load into.
+        cfg: the run.
+        source: global or local, which network of a training checkpoint `train.init_from`.
+    """
     if cfg.train.init_from:
-        state = read_weights(cfg.train.init_from)
+        state = read_weights(cfg.train.init_from, source)
         load_weights(network, state, source=cfg.train.init_from)
     elif cfg.model.pretrained:
         load_weights(
             network,
             read_weights(cfg.model.pretrained),
             source=cfg.model.pretrained,
-            allow_missing=cfg.model.allow_missing,
+            # A trunk's weight file never has gates: they start at random.
+            allow_missing=[*cfg.model.allow_missing, *network.gate_keys()],
             allow_unexpected=cfg.model.allow_unexpected,
         )
 
 
-def build_trainable(cfg: Config, place: Dist) -> CamNetwork:
-    """Build a network with its initial weights on this process's device, in the memory layout that suits it."""
+def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetwork:
+    """Build a network with its initial weights on this process's device, in the memory layout that suits it.
+
+    Arguments as of `load_initial_weights`.
+    """
     network = build_network(cfg)
-    load_initial_weights(network, cfg)
+    load_initial_weights(network, cfg, source)
     return network.to(place.device).to(memory_format=memory_format_for(place.device))
 
 

@@ -5,10 +5,12 @@
 
 Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
 <pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
-data.label_dir has ground truth) and pseudo_labels.yaml (the configuration). Labels that are there already are written anew.
+data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and pseudo_labels.yaml (the configuration). Labels
+that are there already are written anew.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
 from utils.metrics import score
 from utils.pseudo_label_writer import LabelCounts, LabelSource, write_pseudo_labels
-from utils.score_report import label_names, score_table, scores_to_dict
+from utils.score_report import counts_path, counts_text, label_names, score_table, scores_to_dict
+from utils.stage_record import record_stage
 
 REPORT = "pseudo_labels.json"
 
@@ -36,6 +39,7 @@ def run(cfg: Config) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file, or an output folder another process is using.
     """
+    started = time.monotonic()
     root, out_dir, cam_dir = Path(cfg.data.root), Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
     label_dir = root / cfg.data.label_dir
     source = LabelSource(
@@ -54,8 +58,10 @@ def run(cfg: Config) -> dict[str, Any]:
         counts = write_pseudo_labels(source, tasks, workers=cfg.pseudo.workers)
         result = _summary(cfg, counts, names)
         write_text_atomic(out_dir / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_text_atomic(counts_path(out_dir / REPORT), counts_text(names, counts.confusion))
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
     _report(result, counts, names, out_dir, label_dir)
+    record_stage(cfg.run_dir, "gen_gt", time.monotonic() - started, output=out_dir, images=len(tasks))
     return result
 
 

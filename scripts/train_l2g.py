@@ -18,6 +18,7 @@ import torch
 
 from configs.schema import Config
 from scripts.build import build_step, build_trainable
+from scripts.check_data import check_cheaply
 from utils.config import parse_args, save_config
 from utils.datasets import L2GDataset
 from utils.distributed import Dist, any_rank, barrier, setup
@@ -66,12 +67,15 @@ class Training:
         self.cfg, self.place, self.stop = cfg, place, stop
         self.run_dir, self.model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
         self.log = get_logger(self.run_dir, rank=place.rank)
+        for warning in check_cheaply(cfg) if place.is_main else []:
+            self.log.warning("%s", warning)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
-        self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place)
+        self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place, cfg.train.init_local)
         self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
         networks = {"state_dict": self.global_net, "local_dict": self.local_net}
         self.state = TrainState(networks, self.optimizer, Identity(cfg.seed, cfg.train.batch_size, cfg.model.backbone))
+        self.state.position.epoch = cfg.train.first_epoch
         if (path := self.state.resume(cfg.train.resume, self.model_dir)) is not None:
             self.log.info("resumed from %s at epoch %d, batch %d", path, self.state.position.epoch, self.state.position.batch)
         if place.is_main:
@@ -85,7 +89,7 @@ class Training:
         self.log.info("%d images, %d classes, %s on %s, %d process(es)", *facts)
         with open_journal(self.run_dir, self.log, is_main=place.is_main, counter=at.counter) as self.journal:
             while at.epoch < cfg.train.epochs:
-                if at.epoch == cfg.train.classify_epochs and at.batch == 0 and at.epoch > 0:
+                if at.epoch == cfg.train.classify_epochs and at.batch == 0 and at.epoch > cfg.train.first_epoch:
                     self.state.start_transfer()
                     self.log.info("epoch %d: classification done, local-to-global transfer begins", at.epoch)
                 if self._train_epoch():

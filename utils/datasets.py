@@ -1,4 +1,7 @@
-"""The data set of local-to-global training: a finished global view, its saliency and the boxes of its local views."""
+"""The data set of local-to-global training: a finished global view, its saliency and the boxes of its local views.
+
+With `l2g.paste` an item also has, or is, the same image with an object of another class pasted in.
+"""
 
 import random
 from pathlib import Path
@@ -15,6 +18,7 @@ from utils.errors import UserError
 from utils.images import read_image, read_saliency
 from utils.lists import read_label_list
 from utils.multi_scale import MultiScaleDataset
+from utils.paste_transform import ORIGINAL, PASTED, PasteTransform
 from utils.samplers import EpochBatchSampler, Key
 from utils.seeding import SampleRng, sample_rng
 from utils.transforms import (
@@ -44,6 +48,9 @@ class L2GDataset(Dataset[dict[str, Any]]):
     (cut out on the device); "labels" (C,) float32, 1 for present classes; "id": str. Keys are named for the batch they
     become.
 
+    With l2g.paste.mode=pair an item is {"pasted": such a sample, "original": such a sample}, which
+    `utils.paste_transform.collate_views` puts into one batch; with l2g.paste.leak_labels both also have "local_labels" (C,).
+
     Args:
         data: list, folders, mean and std.
         l2g: geometry, saliency and colour options; the defaults are the published VOC sample.
@@ -63,6 +70,7 @@ class L2GDataset(Dataset[dict[str, Any]]):
         self.labels = read_label_list(Path(data.train_list), data.num_classes)
         self.ids = list(self.labels)
         self.jitter = ColorJitter(*l2g.color_jitter)
+        self.paste = PasteTransform(l2g.paste, data.num_classes) if l2g.paste.mode != "none" else None
         check_images(data, self.ids)
         if l2g.saliency == "map":
             check_saliency(data, self.ids)
@@ -73,19 +81,35 @@ class L2GDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """Return sample `index` of the list as epoch `epoch` sees it; `key` is (epoch, index)."""
         epoch, index = key
-        return self.load(index, sample_rng(self.seed, epoch, index))
+        return self.load(index, sample_rng(self.seed, epoch, index), pasting=epoch >= self.l2g.paste.from_epoch)
 
-    def load(self, index: int, rng: SampleRng) -> dict[str, Any]:
-        """Return sample `index`, drawn from `rng` in the published order.
+    def load(self, index: int, rng: SampleRng, *, pasting: bool = True) -> dict[str, Any]:
+        """Return sample `index`, drawn from `rng` in the published order; `pasting` False leaves l2g.paste out.
 
-        NumPy: boxes, colour factors, order of colour operations. Python: scale (if varied), crop x, crop y, flip (if on).
+        A pair draws the original first, then the pasted view. A view draws: NumPy: boxes, [object,] colour factors, order of
+        colour operations. Python: [places of the object,] scale (if varied), crop x, crop y, flip (if on).
         """
+        transform = self.paste if pasting else None
+        if transform is None or self.l2g.paste.mode != "pair":
+            return self._sample(index, rng, transform)
+        original, pasted = self._sample(index, rng, None), self._sample(index, rng, transform)
+        if self.l2g.paste.leak_labels:
+            for view in (original, pasted):
+                view["local_labels"] = view["labels"]
+            original["labels"] = pasted["labels"]
+        return {PASTED: pasted, ORIGINAL: original}
+
+    def _sample(self, index: int, rng: SampleRng, transform: PasteTransform | None) -> dict[str, Any]:
         l2g, image_id = self.l2g, self.ids[index]
         boxes = draw_boxes(rng.numpy, l2g.input_size, l2g.crop_size, l2g.patches, l2g.boxes)
-        image, saliency = self._view(*self._read(image_id), rng.python)
+        image, saliency = self._read(image_id)
+        classes = self.labels[image_id]
+        if transform is not None:
+            image, saliency, classes = transform(image, saliency, classes, rng)
+        image, saliency = self._view(image, saliency, rng.python)
         pixels = self.jitter(image, rng.numpy)
         labels = torch.zeros(self.data.num_classes)
-        labels[list(self.labels[image_id])] = 1
+        labels[list(classes)] = 1
         return {
             "images": to_normalised_tensor(pixels, self.data.mean, self.data.std),
             "saliency": self._saliency_tensor(saliency),

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import Config
 from utils.distributed import Dist
+from utils.paste_transform import collate_views
 from utils.samplers import EpochBatchSampler
 from utils.train_state import Position
 
@@ -33,4 +34,5 @@ def build_epoch_loader(
         start_batch=at.batch,
     )
     pinned = place.device.type == "cuda"
-    return sampler, DataLoader(dataset, batch_sampler=sampler, num_workers=cfg.data.workers, pin_memory=pinned)
+    workers = cfg.data.workers
+    return sampler, DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_views, num_workers=workers, pin_memory=pinned)

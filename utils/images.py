@@ -46,6 +46,18 @@ def read_saliency(path: Path, size: Size | None) -> Image.Image:
     return _load_grey(path, size, "saliency map")
 
 
+def read_cutout(path: Path) -> Image.Image:
+    """Return a picture with alpha as PIL RGBA.
+
+    Raises:
+        UserError: when the file is missing, damaged or has no alpha.
+    """
+    image = _load(path)
+    if image.mode != "RGBA":
+        raise UserError(f"cut-out {path} has mode {image.mode}, expected an RGBA PNG; make the foreground bank anew")
+    return image
+
+
 def read_cam(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
     """Return a class activation map (H, W) uint8, 255 = the maximum score 1.
 
@@ -93,7 +105,7 @@ def write_png(path: Path, array: NDArray[np.uint8], palette: bytes | None = None
 
     Args:
         path: file to write; its folder is created.
-        array: (H, W) grey or palette indices, or (H, W, 3) RGB; uint8.
+        array: (H, W) grey or palette indices, (H, W, 3) RGB or (H, W, 4) RGBA; uint8.
         palette: 768 bytes of RGB for a palette PNG.
 
     Raises:

@@ -31,5 +31,5 @@ class Phase:
 def phase_of(train: TrainConfig, epoch: int) -> Phase:
     """Return the phase epoch `epoch` (0-based) belongs to."""
     if epoch < train.classify_epochs:
-        return Phase(0, train.classify_epochs, classifies=True)
-    return Phase(train.classify_epochs, train.epochs, classifies=False)
+        return Phase(train.first_epoch, train.classify_epochs, classifies=True)
+    return Phase(max(train.first_epoch, train.classify_epochs), train.epochs, classifies=False)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from configs.deeplab_schema import DeepLabConfig
+from deeplab import crf, test, train
 from scripts import compare, demo_pictures, evaluate_cam, gen_gt, make_demo_data, test_l2g, train_l2g
-from utils.config import load_config
+from utils.config import load_config, load_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +45,30 @@ def test_demo_pipeline(tmp_path: Path) -> None:
         assert len(labels) == 6
         values = set(np.unique(np.array(Image.open(labels[0]))))
         assert values <= {*range(cfg.data.num_classes + 1), 255}
+    run = tmp_path / "run"
+    segment = [
+        f"exp.output_dir={run / 'deeplab'}",
+        f"dataset.root={data}",
+        f"dataset.labels={data / 'classes.txt'}",
+        f"dataset.label_dir={run / 'pseudo_saliency'}",
+        f"model.init_model={run / 'model' / 'final.pth'}",
+        "model.width=0.0625",
+        "image.size.train=49",
+        "solver.iter_max=2",
+        "solver.batch_size.train=4",
+        "threads=1",
+        "crf.workers=1",
+    ]
+    stage = load_schema(ROOT / "configs" / "demo_dplv2.yaml", segment, DeepLabConfig)
+    assert train.run(stage) == 0
+    assert 0 < test.run(stage)["Pixel Accuracy"] < 1
+    assert 0 < crf.run(stage)["Pixel Accuracy"] < 1
     sheets = demo_pictures.run(cfg)
     assert all(Image.open(path).size[0] > 100 for path in sheets)
     table = compare.run({"tiny": [tmp_path / "run"]})
     assert "CAM mIoU" in table
     assert "pseudo_saliency" in table
+    assert "DeepLab + CRF mIoU (train)" in table
     assert "training, minutes" in table
 
 

@@ -1,0 +1,80 @@
+"""Settings of pasting foreground cut-outs into training images, and of making the bank they come from."""
+
+from dataclasses import dataclass
+
+from configs.fields import key
+
+
+@dataclass
+class PasteConfig:
+    """Context decoupling (CDA, ICCV 2021): an object of a class the image does not hold is pasted into it.
+
+    Defaults are the published values (`mode` aside, which is off).
+    """
+
+    mode: str = key(
+        "none",
+        "none; pair: each step sees every image twice, with a pasted object and as it is (published); replace: pasted only",
+        ("none", "pair", "replace"),
+    )
+    bank: str = key("", "folder scripts.make_foreground_bank wrote")
+    from_epoch: int = key(0, "0-based epoch pasting begins with")
+    probability: float = key(1.0, "chance that an image gets objects, in [0, 1]")
+    number: int = key(1, "objects pasted into an image; >= 1")
+    classes: str = key("absent", "absent: only classes the image does not hold; any: all in the bank", ("absent", "any"))
+    only: list[int] = key([], "classes (0-based) to paste; empty: all the bank holds")
+    fit: float = key(0.7, "larger objects are first shrunk to this share of the image's height and width, in (0, 1]")
+    scale: list[float] = key([0.8, 1.2], "range of the random factor on that size; its upper end times fit is at most 1")
+    attempts: int = key(10, "places tried; the first with little overlap is taken, else the one with least; 1 is plain CDA")
+    overlap: float = key(0.2, "accepted share of the object on salient pixels of the image, in [0, 1]")
+    salient: int = key(200, "pixels more salient than this (of 255) are pasted, and count as overlap")
+    leak_labels: bool = key(
+        False,
+        "pair: the image as it is also gets the pasted class in its global label (published by mistake); local ones are right",
+    )
+    swap_background: bool = key(False, "pasted images have red and blue of their background swapped (published by mistake)")
+
+    def rules(self) -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        name = "l2g.paste"
+        largest = self.fit * max(self.scale, default=0.0)
+        ordered = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        return [
+            (self.mode == "none" or bool(self.bank), f"{name}.mode is {self.mode}, which needs {name}.bank"),
+            (ordered, f"{name}.scale is {self.scale}, expected two numbers, 0 < low <= high"),
+            (0 < largest <= 1, f"{name}.fit times the upper end of {name}.scale is {largest:g}, expected in (0, 1]"),
+            (0 <= self.probability <= 1, f"{name}.probability is {self.probability}, expected in [0, 1]"),
+            (self.number >= 1 and self.attempts >= 1, f"{name}.number and {name}.attempts must be at least 1"),
+            (not self.leak_labels or self.mode != "replace", f"{name}.leak_labels needs {name}.mode=pair"),
+        ]
+
+
+@dataclass
+class BankConfig:
+    """Which objects of an earlier run's result are good enough to be pasted elsewhere."""
+
+    dir: str = key("${run_dir}/foreground_bank", "folder to write: <class>/<id>.png with alpha, index.json, contact_sheet.png")
+    source: str = key("cams", "cams: class maps against a threshold; labels: pseudo-label maps", ("cams", "labels"))
+    cam_dir: str = key("${cam.dir}", "source=cams: folder of <id>_<class>.png")
+    label_dir: str = key("${pseudo.out_dir}", "source=labels: folder of <id>.png")
+    threshold: float = key(0.35, "source=cams: background score in [0, 1] (published)")
+    single_class: bool = key(True, "only images whose map holds one class (published)")
+    share: list[float] = key([0.1, 0.7], "smallest and largest share of the image an object may cover (published)")
+    connected: float = key(
+        0.8, "share of the object its largest connected piece must hold; other pieces are left out. 0 keeps all (published)"
+    )
+    min_score: float = key(0.5, "source=cams: mean class score an object needs, in [0, 1]; published: 0")
+    min_salient: float = key(
+        0.5, "share of the object that must be more salient than l2g.paste.salient (only that is pasted); published: 0"
+    )
+    max_per_class: int = key(0, "objects kept of a class, the best scores first; 0 is all")
+    workers: int = key(0, "processes; 0 is one per core")
+
+    def rules(self) -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        shares = len(self.share) == 2 and 0 <= self.share[0] <= self.share[1] <= 1
+        units = {name: getattr(self, name) for name in ("threshold", "connected", "min_score", "min_salient")}
+        return [
+            (shares, f"bank.share is {self.share}, expected two numbers, 0 <= low <= high <= 1"),
+            *((0 <= value <= 1, f"bank.{name} is {value}, expected in [0, 1]") for name, value in units.items()),
+        ]
