@@ -256,6 +256,7 @@ class Config(Checked):
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
+            (l2g.bg_threshold >= 0, f"l2g.bg_threshold is {l2g.bg_threshold}, expected >= 0"),
             (
                 0 <= train.first_epoch < train.epochs,
                 f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
