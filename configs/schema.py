@@ -14,6 +14,7 @@ from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
+from configs.view_schema import ViewConfig
 
 
 @dataclass
@@ -225,6 +226,7 @@ class Config(Checked):
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
 
@@ -263,6 +265,7 @@ class Config(Checked):
             ),
             *l2g.paste.rules(),
             *self.bank.rules(),
+            *self.view.rules(),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],
