@@ -14,6 +14,7 @@ from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
+from configs.saliency_schema import SaliencyConfig
 from configs.view_schema import ViewConfig
 
 
@@ -229,6 +230,7 @@ class Config(Checked):
     view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
