@@ -24,7 +24,7 @@ from utils.foreground_bank import BankEntry, ForegroundBank, read_index, write_i
 from utils.foreground_bank_writer import BankSource, best_of_each_class, write_objects
 from utils.images import read_cutout, write_png
 from utils.lists import read_id_list
-from utils.visualize import Picture, contact_sheet, on_checkerboard
+from utils.visualize import Picture, contact_sheet, fit_square, on_checkerboard
 
 SHEET = "contact_sheet.png"
 SHEET_COLUMNS, CELL_HEIGHT = 8, 96
@@ -92,9 +92,9 @@ def _sheet(folder: Path, entries: list[BankEntry], names: list[str]) -> Picture:
     for index in sorted({entry.class_index for entry in entries}):
         own = [entry for entry in entries if entry.class_index == index]
         chosen = own[:: -(-len(own) // SHEET_COLUMNS)]
-        cells = [(entry.image_id, on_checkerboard(np.asarray(read_cutout(folder / entry.file)))) for entry in chosen]
-        title = f"{names[index]}: {len(own)}"
-        rows.append([(f"{title} | {cells[0][0]}", cells[0][1]), *cells[1:]])
+        pictures = [on_checkerboard(np.asarray(read_cutout(folder / entry.file))) for entry in chosen]
+        titles = [f"{names[index]}: {len(own)}", *(entry.image_id for entry in chosen[1:])]
+        rows.append([(title, fit_square(picture, CELL_HEIGHT)) for title, picture in zip(titles, pictures, strict=True)])
     return contact_sheet(rows, cell_height=CELL_HEIGHT)
 
 

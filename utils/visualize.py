@@ -165,6 +165,18 @@ def on_checkerboard(cutout: NDArray[np.uint8]) -> Picture:
     return np.rint(cutout[..., :3] * alpha + squares * (1 - alpha)).astype(np.uint8)
 
 
+def fit_square(picture: Picture, side: int) -> Picture:
+    """Scale a picture (H, W, 3) to fit a white square of `side` pixels, its aspect kept, in the middle."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    page = np.full((side, side, 3), LEVELS, np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    page[top : top + rows, left : left + columns] = cv2.resize(picture, (columns, rows), interpolation=interpolation)
+    return page
+
+
 @dataclass
 class PipelineSample:
     """What the stages made of one image; all may be absent.
