@@ -25,14 +25,17 @@ def test_official_files_to_pseudo_labels(tmp_path: Path) -> None:
         CONFIG,
         [
             f"data.root={data}", f"run_dir={run_dir}", "data.workers=0", "device=cpu", "model.width=0.0625",
-            "model.pretrained=''", "train.epochs=1", "train.batch_size=4", "train.images_every=0", "l2g.input_size=32",
+            "model.pretrained=''", "train.batch_size=4", "train.images_every=0", "l2g.input_size=32",
             "l2g.crop_size=24", "cam.scales=[1.0]", "eval.workers=1", "pseudo.workers=1", "check.workers=1",
+            # The published names: 15 epochs (here of one batch), the middle and the last one kept.
+            "train.published_name=mscoco", f"cam.checkpoint={run_dir}/model/mscoco_epoch_14.pth",
         ],
     )  # fmt: skip
     checked = check_data.run(cfg)
     assert checked["training_can_start"] and checked["findings"] == []
     assert checked["images"] == 8  # both splits, without the images that have no labels
     assert train_l2g.run(cfg) == 0
+    assert {path.name for path in (run_dir / "model").glob("mscoco*")} == {"mscoco_epoch_7.pth", "mscoco_epoch_14.pth"}
     labels = read_label_list(data / "train_cls.txt", 80)
     test_l2g.run(cfg)
     cams = sorted(path.name for path in (run_dir / "ms" / "attention").glob("*.png"))
