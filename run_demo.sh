@@ -1,18 +1,27 @@
 #!/usr/bin/env bash
-# The whole first stage on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, a table, pictures.
+# The whole pipeline on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, segmentation network, dense
+# CRF, a table, pictures.
 # Two trainings of equal length run side by side: a plain CAM classifier and L2G.
-# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON. Further arguments are key=value overrides of both runs.
+# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON; for the segmentation stage SEG_CONFIG and SEG_OVERRIDES
+# (key=value ..., by spaces); INTERPRETER, a Python that has everything, instead of .venv. Further arguments are key=value
+# overrides of both first-stage runs.
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-demo}"
 CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
+SEG_CONFIG="${SEG_CONFIG:-configs/demo_dplv2.yaml}"
+INTERPRETER="${INTERPRETER:-}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
 IMAGES="${IMAGES:-200}"                  # training pictures
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-31}"       # plain classification for as long as L2G trains, measured in time
 
-scripts/setup_env.sh requirements.txt
-python=.venv/bin/python
+if [ -n "$INTERPRETER" ]; then
+  python="$INTERPRETER"
+else
+  scripts/setup_env.sh requirements.txt
+  python=.venv/bin/python
+fi
 export OMP_NUM_THREADS=1
 
 "$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES"
@@ -45,11 +54,19 @@ if ! wait "$plain"; then
 fi
 trap - EXIT
 
-# The segmentation stage goes here: it trains on runs/${EXP}_l2g/pseudo_saliency.
+run="runs/${EXP}_l2g"
+read -r -a overrides <<<"${SEG_OVERRIDES:-}"
+segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" "dataset.root=$DATA"
+  "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/pseudo_saliency" "model.init_model=$run/model/final.pth"
+  ${overrides[@]+"${overrides[@]}"})
+for command in train test crf; do
+  "$python" -m deeplab "$command" "${segment[@]}"
+done
 
 "$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"
 echo
 "$python" -m scripts.compare "plain CAM=runs/${EXP}_plain" "L2G=runs/${EXP}_l2g" --out "runs/${EXP}_table.md"
+"$python" -m scripts.report --run "$run" --run "runs/${EXP}_plain"
 echo
 echo "pictures:    runs/${EXP}_l2g/pictures/*.png"
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

@@ -22,7 +22,7 @@ class ExpConfig:
 class SplitConfig:
     train: str = key("train_aug", "name of the training split; file <split>.txt unless dataset.train_list is given")
     val: str = key("val", "name of the split test and crf work on; val_aug is taken for val where only that list exists")
-    test: str = key("test", "name of a split without ground truth (test.unlabelled=true)")
+    test: Any = key("test", "name of a split without ground truth (test.unlabelled=true)")
 
 
 @dataclass
@@ -108,7 +108,7 @@ class SolverConfig:
     lr_decay: int = key(10, "steps between changes of the learning rate")
     lr: float = key(2.5e-4, "base learning rate; head weights x10, head biases x20")
     momentum: float = key(0.9, "SGD momentum")
-    optimizer: str = key("sgd", "optimiser", ("sgd",))
+    optimizer: str = key("sgd", "optimiser; sgd is published, adamw learns faster from scratch", ("sgd", "adamw"))
     poly_power: float = key(0.9, "power of the poly schedule")
     weight_decay: float = key(5e-4, "L2 penalty; head biases have none")
     average_loss: int = key(20, "iterations the logged loss is averaged over")

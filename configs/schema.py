@@ -10,9 +10,11 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
+from configs.saliency_schema import SaliencyConfig
 from configs.view_schema import ViewConfig
 
 
@@ -102,6 +104,11 @@ class TrainConfig:
     images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
     save_every: int = key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
     keep_epochs: list[int] = key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
+    published_name: str = key(
+        "",
+        "also write the last and the kept epochs in the published layout as model/<published_name>_epoch_<n>.pth, e.g. "
+        "pascal_voc or mscoco; empty: no",
+    )
     clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)")
 
 
@@ -141,7 +148,9 @@ class L2GConfig:
         ("indicator", "value", "complement"),
     )
     background_row: str = key(
-        "compete", "compete: untrained local background competes (published); drop: left out", ("compete", "drop")
+        "compete",
+        "compete: the untrained local background row competes (published); drop: left out; train: learns 1-s and competes",
+        ("compete", "drop", "train"),
     )
     cam_norm: str = key(
         "patch",
@@ -197,7 +206,9 @@ class PseudoConfig:
     cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
     min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
     workers: int = key(0, "processes; 0 is one per core")
-    crf: bool = key(False, "refine the class scores with a dense CRF (section crf) before labelling; published: no")
+    crf: bool = key(
+        False, "refine the class scores with a dense CRF (section crf) before labelling, seconds an image; published: no"
+    )
 
 
 @dataclass
@@ -218,6 +229,8 @@ class Config(Checked):
     bank: BankConfig = field(default_factory=BankConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
@@ -243,6 +256,11 @@ class Config(Checked):
                 l2g.patches >= (4 if l2g.boxes == "corners" else 1),
                 f"l2g.patches is {l2g.patches}, expected at least 4 (corners)",
             ),
+            (
+                "/" not in self.train.published_name,
+                f"train.published_name is '{self.train.published_name}', expected a bare name",
+            ),
+            (l2g.bg_threshold >= 0, f"l2g.bg_threshold is {l2g.bg_threshold}, expected >= 0"),
             (
                 0 <= train.first_epoch < train.epochs,
                 f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",

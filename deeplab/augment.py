@@ -40,7 +40,7 @@ def augment(
         mean: (3,) colour of the padding, which becomes 0 once the mean is subtracted.
         crop: side of the result, pixels.
         scales: to choose from.
-        base: long side images are brought to first, pixels; None: as they are.
+        base: long side the random scale is relative to, pixels (one resize does both); None: the image's own.
 
     Returns:
         image (crop, crop, 3) with the mean not yet subtracted, labels (crop, crop) padded with 255, draws.
@@ -48,7 +48,6 @@ def augment(
     height, width = labels.shape
     if base is not None:
         height, width = _long_side(height, width, base)
-        image, labels = _resize(image, labels, height, width)
     scale = rng.choice(scales)
     height, width = int(height * scale), int(width * scale)
     image, labels = _resize(image, labels, height, width)

@@ -20,6 +20,7 @@ from utils.samplers import Key
 from utils.seeding import sample_rng
 
 Floats = NDArray[np.float32]
+GREY_LEVELS = 255
 
 
 class CropDataset(Dataset[dict[str, Any]]):
@@ -82,6 +83,13 @@ def to_input(pixels: Floats, image: ImageConfig) -> Tensor:
     if (std != 1).any():
         normalised /= std
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+def to_rgb(inputs: Tensor, image: ImageConfig) -> NDArray[np.uint8]:
+    """Undo `to_input`: (3, H, W) network input to an (H, W, 3) RGB picture."""
+    pixels = inputs.numpy().transpose(1, 2, 0) * _channels(image.std, image.order) + _channels(image.mean, image.order)
+    picture = np.clip(np.rint(pixels), 0, GREY_LEVELS).astype(np.uint8)
+    return np.ascontiguousarray(picture[:, :, ::-1]) if image.order == "bgr" else picture
 
 
 def check_items(items: Sequence[Item]) -> None:

@@ -1,7 +1,9 @@
 """Cross-entropy over the multi-scale outputs, in a form that sums exactly over processes."""
 
+import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,7 +44,8 @@ def multi_scale_loss(
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, H, W) label maps to (B, *size) by PIL's nearest rule: source index floor((i + 0.5) * n_src / n_dst).
+    """Resize (B, H, W) label maps to (B, *size) by PIL's nearest rule: source index floor((i + 0.5) * n_src / n_dst)
+    in its rounding.
 
     (The published helper swapped height and width; on its square crops that made no difference.)
     """
@@ -50,9 +53,13 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels[:, rows[:, None], columns]
 
 
+@functools.lru_cache
 def _nearest(source: int, target: int, device: torch.device) -> Tensor:
-    # Integer arithmetic: float32 positions fall on the wrong side of a pixel border for some sizes.
-    return (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
+    # PIL adds up steps in double precision; where a position falls on a pixel border, its rounding errors decide.
+    steps = np.full(target, source / target)
+    steps[0] /= 2
+    positions = np.cumsum(steps).astype(np.int64)
+    return torch.from_numpy(positions.clip(max=source - 1)).to(device)
 
 
 def _groups(target: Tensor, balanced: bool) -> list[Tensor]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models import VGG16_Weights
 
 from deeplab.multi_scale import MultiScale
 from deeplab.network import DeepLab
@@ -15,6 +14,7 @@ from utils.weights import listed_keys, read_weights
 
 BASE = "base."
 GREY_LEVELS = 255.0
+IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
 COUNTER = "num_batches_tracked"
 _BOTTLENECK = re.compile(r"^layer(\d)\.(\d+)\.(conv|bn)([123])\.(\w+)$")
 _SHORTCUT = re.compile(r"^layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)$")
@@ -103,7 +103,7 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         stem = "layer1.0.0.weight"
     else:
         return state
-    std = torch.tensor(VGG16_Weights.IMAGENET1K_V1.transforms().std).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     renamed[stem] = (renamed[stem] / (GREY_LEVELS * std)).flip(1)
     return renamed
 

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from models.cam_net import CamNetwork
 from models.transfer import (
+    BackgroundRow,
     BackgroundTarget,
     align_to_patches,
+    background_loss,
     extract_patches,
     normalise_cams,
     resize_saliency,
@@ -55,7 +57,8 @@ class L2GOptions:
         bg_threshold: winner score above which a cell takes part in the target.
         background_target: see `models.transfer.transfer_target`.
         use_saliency: False makes the winner map itself the target.
-        drop_background: leave the untrained local background out of the competition.
+        background_row: what becomes of the local background channel, which no published loss trains: compete (published),
+            drop (left out of the competition), train (it competes and learns the background, see `background_loss`).
         normalise_per_image: see `models.transfer.normalise_cams`.
         roi_aligned: half-pixel correction of RoIAlign.
         saliency_grid: nearest or area, how saliency reaches the CAM grid.
@@ -69,7 +72,7 @@ class L2GOptions:
     bg_threshold: float = 0.001
     background_target: BackgroundTarget = "indicator"
     use_saliency: bool = True
-    drop_background: bool = False
+    background_row: BackgroundRow = "compete"
     normalise_per_image: bool = False
     roi_aligned: bool = False
     saliency_grid: str = "nearest"
@@ -95,8 +98,8 @@ class Classification(nn.Module):
 class L2G(nn.Module):
     """The local and the global network and everything between them.
 
-    Gradients: the classification loss trains the local network only, the transfer loss the global one only (plus its own
-    classification loss where `global_cls_weight` > 0).
+    Gradients: the classification loss (and `background_loss` where the background row is trained) trains the local network
+    only, the transfer loss the global one only (plus its own classification loss where `global_cls_weight` > 0).
     """
 
     def __init__(self, global_net: CamNetwork, local_net: CamNetwork, options: L2GOptions) -> None:
@@ -120,12 +123,15 @@ class L2G(nn.Module):
         labels = batch.get("local_labels", batch["labels"])
         cls_local = F.multilabel_soft_margin_loss(local_logits.float(), labels.repeat_interleave(patches, dim=0))
         cls_global = self._global_classification(global_map, global_logits, batch)
-        loss = kd + cls_local
+        loss, losses = kd + cls_local, {"kd": kd, "cls_local": cls_local, "cls_global": cls_global}
         if options.global_cls_weight:
             loss = loss + options.global_cls_weight * cls_global
+        if options.background_row == "train":
+            losses["background"] = background_loss(local_map, self._local_saliency(batch, size))
+            loss = loss + losses["background"]
         return {
             "loss": loss,
-            "losses": {"kd": kd.detach(), "cls_local": cls_local.detach(), "cls_global": cls_global.detach()},
+            "losses": {name: value.detach() for name, value in losses.items()},
             "views": {
                 "global_map": global_map[:1].detach(),
                 "local_map": local_map[:patches].detach(),
@@ -143,13 +149,17 @@ class L2G(nn.Module):
             local_map.detach(),
             batch["labels"],
             per_image=options.normalise_per_image,
-            drop_background=options.drop_background,
+            drop_background=options.background_row == "drop",
         )
-        saliency = None
-        if options.use_saliency:
-            views = extract_patches(batch["saliency"], batch["boxes"], options.crop_size)
-            saliency = resize_saliency(views, (attention.shape[2], attention.shape[3]), options.saliency_grid)
+        saliency = self._local_saliency(batch, (attention.shape[2], attention.shape[3]))
         return transfer_target(attention, saliency, threshold=options.bg_threshold, background_target=options.background_target)
+
+    def _local_saliency(self, batch: Batch, size: tuple[int, int]) -> Tensor | None:
+        """Return the patches' saliency on the CAM grid, (B K, 1, h, w); None where saliency is not used."""
+        if not self.options.use_saliency:
+            return None
+        views = extract_patches(batch["saliency"], batch["boxes"], self.options.crop_size)
+        return resize_saliency(views, size, self.options.saliency_grid)
 
     def _active_dropouts(self) -> list[nn.Module]:
         kinds = (nn.Dropout, nn.Dropout2d)

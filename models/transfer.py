@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 BackgroundTarget = Literal["indicator", "value", "complement"]
+BackgroundRow = Literal["compete", "drop", "train"]
 
 # The published guard against division by an empty map.
 _PEAK_EPSILON = 1e-8
@@ -41,7 +41,7 @@ def normalise_cams(score_map: Tensor, labels: Tensor, *, per_image: bool = False
         labels: (B, C), 1 where the image holds the class.
         per_image: divide by the maximum over all K patches of the image. The published rule divides by each patch's own
             maximum, which lifts the noise of a patch without the object to full height.
-        drop_background: also zero the background channel, which the local network never trains.
+        drop_background: also zero the background channel, which the published losses never train.
 
     Returns:
         (B * K, C + 1, h, w) float32.
@@ -56,9 +56,17 @@ def normalise_cams(score_map: Tensor, labels: Tensor, *, per_image: bool = False
     return attention * (present / (peak + _PEAK_EPSILON))[:, :, None, None]
 
 
-def winner(attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest value over the channels and its channel (the lowest index on ties), both (N, 1, h, w)."""
-    return attention.max(dim=1, keepdim=True)
+def winner_map(attention: Tensor) -> Tensor:
+    """Keep the largest channel of each cell of (N, C + 1, h, w) and zero the others; the lowest index wins ties."""
+    attention = attention.detach()
+    if attention.device.type == "cpu":
+        # Without the index it takes a third of the time. A tie would be kept twice; the sum tells.
+        value = attention.amax(dim=1, keepdim=True)
+        kept = torch.ge(attention, value, out=torch.empty_like(attention)).mul_(value)
+        if torch.equal(kept.sum(dim=1, keepdim=True), value):
+            return kept
+    value, channel = attention.max(dim=1, keepdim=True)
+    return torch.zeros_like(attention).scatter_(1, channel, value)
 
 
 def transfer_target(
@@ -80,22 +88,39 @@ def transfer_target(
     Args:
         attention: (N, C + 1, h, w) from `normalise_cams`.
         saliency: (N, 1, h, w) in [0, 1]; None returns the winner map itself (published no-saliency variant).
+        threshold: of the winner's value, >= 0.
 
     Returns:
         (N, C + 1, h, w) float32 without gradient.
     """
-    value, channel = winner(attention.detach())
-    target = torch.zeros_like(attention)
+    target = winner_map(attention)
     if saliency is None:
-        return target.scatter_(1, channel, value)
-    background = attention.shape[1] - 1
-    active = (value > threshold).float()
-    absent = 1 - saliency
-    won_by_background = {"indicator": active * absent, "value": value * absent, "complement": absent}[background_target]
-    target.scatter_(1, channel, torch.where(channel == background, won_by_background, active * saliency))
-    if background_target == "complement":
-        target[:, background:] = absent
+        return target
+    absent, won = 1 - saliency, target[:, -1:].clone()
+    background = {"indicator": (won > threshold) * absent, "value": won * absent, "complement": absent}[background_target]
+    torch.gt(target, threshold, out=target).mul_(saliency)
+    target[:, -1:] = background
     return target
+
+
+def background_loss(score_map: Tensor, saliency: Tensor | None) -> Tensor:
+    """Teach the background channel where no object is; it weighs as much as one class of the classification loss.
+
+    The published losses leave this channel a random projection. Binary cross-entropy of its sigmoid against 1 - s in each
+    cell; without saliency against 1 for each view's mean, as if background were a class every view holds.
+
+    Args:
+        score_map: (N, C + 1, h, w) of the local network; gradient flows into all of it.
+        saliency: (N, 1, h, w) in [0, 1], or None.
+
+    Returns:
+        a scalar, the mean divided by C.
+    """
+    scores = score_map[:, -1:].float()
+    if saliency is None:
+        scores = scores.mean(dim=(2, 3))
+    target = torch.ones_like(scores) if saliency is None else 1 - saliency
+    return F.binary_cross_entropy_with_logits(scores, target) / (score_map.shape[1] - 1)
 
 
 def align_to_patches(score_map: Tensor, boxes: Tensor, size: tuple[int, int], *, stride: int, aligned: bool = False) -> Tensor:
@@ -115,6 +140,8 @@ def align_to_patches(score_map: Tensor, boxes: Tensor, size: tuple[int, int], *,
     flat = boxes.reshape(-1, 4).to(score_map.device, torch.float32)
     index = torch.arange(images, device=score_map.device, dtype=torch.float32).repeat_interleave(patches)
     rois = torch.cat([index[:, None], flat], dim=1)
+    from torchvision.ops import roi_align  # here: torchvision takes as long to load as torch itself
+
     return roi_align(score_map.float(), rois, size, spatial_scale=1 / stride, sampling_ratio=-1, aligned=aligned)
 
 

@@ -2,13 +2,18 @@
 
 from typing import cast
 
+from torch import nn
+
 from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.gates import GateOptions
-from models.l2g import L2GOptions
+from models.l2g import L2G, Classification, L2GOptions
 from models.registry import build_cam_network
-from models.transfer import BackgroundTarget
+from models.transfer import BackgroundRow, BackgroundTarget
+from utils.distributed import Dist, distribute
 from utils.errors import UserError
+from utils.phases import Phase
+from utils.precision import memory_format_for
 from utils.weights import load_weights, read_weights
 
 
@@ -69,6 +74,22 @@ def load_initial_weights(network: CamNetwork, cfg: Config, source: str = "global
         )
 
 
+def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetwork:
+    """Build a network with its initial weights on this process's device, in the memory layout that suits it.
+
+    Arguments as of `load_initial_weights`.
+    """
+    network = build_network(cfg)
+    load_initial_weights(network, cfg, source)
+    return network.to(place.device).to(memory_format=memory_format_for(place.device))
+
+
+def build_step(cfg: Config, phase: Phase, global_net: CamNetwork, local_net: CamNetwork, place: Dist) -> nn.Module:
+    """Build the module one step of `phase` runs: `forward(batch) -> StepOutput`, over all processes."""
+    module = Classification(global_net) if phase.classifies else L2G(global_net, local_net, build_l2g_options(cfg))
+    return distribute(module, place, trains_norm=not cfg.model.freeze_bn)
+
+
 def build_l2g_options(cfg: Config) -> L2GOptions:
     """Translate the `l2g` section to the options of `models.l2g.L2G`."""
     l2g = cfg.l2g
@@ -78,7 +99,7 @@ def build_l2g_options(cfg: Config) -> L2GOptions:
         bg_threshold=l2g.bg_threshold,
         background_target=cast(BackgroundTarget, l2g.background_target),
         use_saliency=l2g.saliency == "map",
-        drop_background=l2g.background_row == "drop",
+        background_row=cast(BackgroundRow, l2g.background_row),
         normalise_per_image=l2g.cam_norm == "image",
         roi_aligned=l2g.roi_aligned,
         saliency_grid=l2g.saliency_grid,

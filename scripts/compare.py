@@ -4,7 +4,8 @@
     python -m scripts.compare "plain CAM=runs/a_seed0,runs/a_seed1,runs/a_seed2" ... --out table.md
 
 Each argument is LABEL=RUN[,RUN...]; several runs (seeds) of a row give mean ± standard deviation. Columns are the result
-files found below the runs: <...>/ms/result.json (best CAM mIoU over all thresholds) and <...>/pseudo_labels.json.
+files found below the runs: <...>/ms/result.json (best CAM mIoU over all thresholds), <...>/pseudo_labels.json, and
+scores.json and scores_crf.json of segmentation networks.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from utils.errors import UserError, run_program
 from utils.files import write_text_atomic
 
 SECONDS_PER_MINUTE = 60
+# Published file names of the segmentation stage.
+SEGMENTATION = {"scores.json": "DeepLab mIoU", "scores_crf.json": "DeepLab + CRF mIoU"}
 
 
 def main(argv: list[str]) -> None:
@@ -57,8 +60,13 @@ def read_scores(folder: Path) -> dict[str, float]:
         value = _read(path).get("mean_iou")
         if value is not None:
             scores[f"labels mIoU ({path.parent.relative_to(folder).as_posix()})"] = 100 * value
+    for name, column in SEGMENTATION.items():
+        for path in sorted(folder.rglob(name)):
+            value = _read(path).get("Mean IoU")
+            if value is not None:
+                scores[f"{column} ({path.parent.name})"] = 100 * value
     if not scores:
-        raise UserError(f"{folder} holds no ms/result.json and no pseudo_labels.json; run test_l2g and gen_gt on it first")
+        raise UserError(f"{folder} holds no ms/result.json, pseudo_labels.json or scores.json; run test_l2g and gen_gt first")
     summary = folder / "model" / "summary.json"
     if summary.exists():
         scores["training, minutes"] = _read(summary)["seconds"] / SECONDS_PER_MINUTE

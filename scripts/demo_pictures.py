@@ -1,4 +1,4 @@
-"""Draw what a finished run made of some pictures: image, saliency, CAMs, pseudo label, ground truth.
+"""Draw what a finished run made of some pictures: image, saliency, CAMs, pseudo label, predictions, ground truth.
 
     python -m scripts.demo_pictures --config configs/l2g_demo.yaml name=demo_l2g [key=value ...]
 
@@ -8,6 +8,7 @@ Writes <run_dir>/pictures/pipeline_<n>.png, a few images a sheet.
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.schema import Config
 from utils.cam_files import cam_path
@@ -20,6 +21,8 @@ from utils.visualize import PipelineSample, pipeline_sheet
 
 SHEETS, PER_SHEET = 3, 6
 LABEL_FOLDER = "pseudo_saliency"
+# Predictions of the segmentation stage, where there are any, below the run's folder.
+PREDICTIONS = {"DeepLab": "deeplab/predictions/*/*/train", "DeepLab + CRF": "deeplab/predictions/*/*/train_crf"}
 
 
 def main(argv: list[str]) -> None:
@@ -54,8 +57,19 @@ def _sample(cfg: Config, name: str, classes: tuple[int, ...]) -> PipelineSample:
         saliency=np.array(read_saliency(root / cfg.data.saliency_dir / f"{name}.png", size)),
         cams=cams,
         pseudo_label=read_label_map(Path(cfg.run_dir) / LABEL_FOLDER / f"{name}.png", cfg.data.num_classes, size),
+        predictions=_predictions(cfg, name, size),
         ground_truth=read_label_map(root / cfg.data.label_dir / f"{name}.png", cfg.data.num_classes, size),
     )
+
+
+def _predictions(cfg: Config, name: str, size: tuple[int, int]) -> dict[str, NDArray[np.uint8]]:
+    found = {}
+    for caption, pattern in PREDICTIONS.items():
+        for folder in sorted(Path(cfg.run_dir).glob(pattern)):
+            path = folder / f"{name}.png"
+            if path.exists():
+                found[caption] = read_label_map(path, cfg.data.num_classes, size)
+    return found
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
     python -m scripts.evaluate_cam --config configs/l2g_voc.yaml eval.thresholds=[0.1,0.25] eval.out=result.json
 
 Reads <eval.cam_dir>/<id>_<class>.png for the images of data.eval_list and their ground truth in data.label_dir. Writes eval.out
-(best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it miou_over_threshold.png,
-iou_per_class.png and confusion.png (both at the best threshold) and the configuration; prints the table of the best threshold.
+(best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it <out>_counts.json (mean IoU at every
+threshold, pixel counts at the best), miou_over_threshold.png, iou_per_class.png and confusion.png (both at the best threshold)
+and the configuration; prints the table of the best threshold.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from utils.errors import UserError, run_program
 from utils.files import write_text_atomic
 from utils.joint_histogram import LEVELS, JointHistogram
 from utils.metrics import Scores, score
-from utils.score_report import label_names, published_text, score_table, scores_to_dict
+from utils.score_report import counts_path, counts_text, label_names, published_text, score_table, scores_to_dict
+from utils.stage_record import record_stage
 from utils.threshold_sweep import SweepInput, sweep
 
 
@@ -35,6 +38,7 @@ def run(cfg: Config) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file.
     """
+    started = time.monotonic()
     cam_dir = Path(cfg.eval.cam_dir)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     source = SweepInput(cam_dir, Path(cfg.data.root) / cfg.data.label_dir, cfg.data.num_classes)
@@ -48,14 +52,17 @@ def run(cfg: Config) -> dict[str, Any]:
         "best": {"threshold": best / (LEVELS - 1), "mean_iou": float(every_level.mean_iou[best])},
         "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
-    _write(cfg, result, histogram)
+    _write(cfg, result, histogram, every_level, names)
     _draw(cfg, every_level, best, histogram, names)
     _report(cfg, result, score(histogram.confusion(best / (LEVELS - 1))), names, len(tasks))
+    record_stage(cfg.run_dir, "evaluate_cam", time.monotonic() - started, output=cfg.eval.out, images=len(tasks))
     return result
 
 
-def _write(cfg: Config, result: dict[str, Any], histogram: JointHistogram) -> None:
-    out = Path(cfg.eval.out)
+def _write(cfg: Config, result: dict[str, Any], histogram: JointHistogram, every_level: Scores, names: list[str]) -> None:
+    out, best = Path(cfg.eval.out), result["best"]["threshold"]
+    curve = {"threshold": best, "mean_iou": every_level.mean_iou.tolist()}
+    write_text_atomic(counts_path(out), counts_text(names, histogram.confusion(best), curve))
     write_text_atomic(out, json.dumps(result, indent=2, allow_nan=False) + "\n")
     save_config(cfg, out.with_suffix(".yaml"))
     if cfg.eval.published_format:

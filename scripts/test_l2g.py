@@ -34,6 +34,7 @@ from utils.files import lock_folder, write_text_atomic
 from utils.lists import read_label_list
 from utils.precision import autocast_for, memory_format_for, set_threads
 from utils.run_log import get_logger, progress
+from utils.stage_record import record_stage
 from utils.weights import load_weights, read_weights
 
 
@@ -153,6 +154,8 @@ def _report(cfg: Config, result: dict[str, Any]) -> None:
     out = Path(cfg.cam.dir).parent / "infer.json"
     write_text_atomic(out, json.dumps(result, indent=2) + "\n")
     save_config(cfg, out.with_suffix(".yaml"))
+    if result["done"]:
+        record_stage(cfg.run_dir, "test_l2g", result["seconds"], output=cfg.cam.dir, images=result["done"])
     print(
         f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
         f"finished before), {result['seconds']} s"

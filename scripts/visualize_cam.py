@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from configs.schema import Config
-from utils.cam_files import LabelledId, cam_path, find_cams
+from utils.cam_files import LabelledId, cam_path, classes_on_disk
 from utils.cam_pictures import class_picture, combined_overlay, combined_picture, published_picture
 from utils.classes import resolve_class_names
 from utils.config import parse_args
@@ -64,7 +64,7 @@ def _check(cfg: Config) -> None:
 def _tasks(cfg: Config) -> list[LabelledId]:
     """Return the images to draw with the classes there are maps of."""
     folder = Path(cfg.view.cam_dir)
-    found = find_cams(folder, cfg.data.num_classes)
+    found = classes_on_disk(folder, cfg.data.num_classes)
     if not found:
         raise UserError(f"{folder} holds no <id>_<class>.png; run scripts.test_l2g first or set view.cam_dir")
     if not cfg.view.ids:

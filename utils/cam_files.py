@@ -27,9 +27,8 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
         UserError: for a list that cannot be used, an id without a line in the label list, or missing CAM files.
     """
     ids = read_id_list(Path(cfg.data.eval_list))
-    names = _file_names(cam_dir)
     if cfg.cam.labels == "predict":
-        found = _classes_on_disk(names, cfg.data.num_classes)
+        found = classes_on_disk(cam_dir, cfg.data.num_classes)
         return [(image_id, found.get(image_id, ())) for image_id in ids]
     labels = read_label_list(Path(cfg.data.label_list), cfg.data.num_classes, labels_required=False)
     unknown = [image_id for image_id in ids if image_id not in labels]
@@ -39,17 +38,22 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
             "set data.label_list to a list that covers data.eval_list"
         )
     tasks = [(image_id, labels[image_id]) for image_id in ids]
-    _check_cams(cam_dir, tasks, names)
+    _check_cams(cam_dir, tasks, _file_names(cam_dir))
     return tasks
 
 
-def find_cams(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return id -> classes (0-based ascending) of the `<id>_<class>.png` files in a folder, ids sorted.
+def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Return id -> ascending classes (0-based) of the CAM files in a folder, ids sorted.
 
     Raises:
         UserError: when the folder cannot be read.
     """
-    return dict(sorted(_classes_on_disk(_file_names(folder), num_classes).items()))
+    found: dict[str, list[int]] = {}
+    for name in _file_names(folder):
+        image_id, _, class_index = name.removesuffix(".png").rpartition("_")
+        if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
+            found.setdefault(image_id, []).append(int(class_index))
+    return {image_id: tuple(sorted(found[image_id])) for image_id in sorted(found)}
 
 
 def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ...]]:
@@ -73,12 +77,3 @@ def _check_cams(folder: Path, tasks: Sequence[LabelledId], names: set[str]) -> N
             f"CAM file {missing[0]} is missing ({len(missing)} missing in all); run scripts.test_l2g on a data.infer_list "
             "that covers data.eval_list"
         )
-
-
-def _classes_on_disk(names: set[str], num_classes: int) -> dict[str, tuple[int, ...]]:
-    found: dict[str, list[int]] = {}
-    for name in names:
-        image_id, _, class_index = name.removesuffix(".png").rpartition("_")
-        if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
-            found.setdefault(image_id, []).append(int(class_index))
-    return {image_id: tuple(sorted(classes)) for image_id, classes in found.items()}

@@ -1,5 +1,6 @@
 """Names, label values and colours of the classes. Class index k is 0-based without background; label value k + 1."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def class_index(value: int) -> int:
     return value - 1
 
 
+@functools.cache
 def palette() -> bytes:
     """Return the PASCAL VOC colour map: 256 RGB triples, 768 bytes, as PIL's `putpalette` takes them.
 

@@ -26,7 +26,9 @@ from utils.transforms import (
     draw_boxes,
     published_crop_box,
     resize_short,
+    resized_crop,
     saliency_tensor,
+    short_side_size,
     to_normalised_tensor,
     true_crop_box,
 )
@@ -105,11 +107,11 @@ class L2GDataset(Dataset[dict[str, Any]]):
         if transform is not None:
             image, saliency, classes = transform(image, saliency, classes, rng)
         image, saliency = self._view(image, saliency, rng.python)
-        image = self.jitter(image, rng.numpy)
+        pixels = self.jitter(image, rng.numpy)
         labels = torch.zeros(self.data.num_classes)
         labels[list(classes)] = 1
         return {
-            "images": to_normalised_tensor(image, self.data.mean, self.data.std),
+            "images": to_normalised_tensor(pixels, self.data.mean, self.data.std),
             "saliency": self._saliency_tensor(saliency),
             "boxes": boxes,
             "labels": labels,
@@ -133,9 +135,9 @@ class L2GDataset(Dataset[dict[str, Any]]):
             saliency = saliency.resize((side, side), resampling) if saliency else None
         else:
             short = self._short_side(rng)
-            image = resize_short(image, short, Image.Resampling.BICUBIC)
-            box = _CROP_BOXES[self.l2g.crop](rng, image.size, side)
-            image = crop_with_padding(image, box)
+            size = short_side_size(image.size, short)
+            box = _CROP_BOXES[self.l2g.crop](rng, size, side)
+            image = resized_crop(image, size, box, Image.Resampling.BICUBIC)
             saliency = crop_with_padding(resize_short(saliency, short, resampling), box) if saliency else None
         if self.l2g.flip and rng.random() < _FLIP_CHANCE:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

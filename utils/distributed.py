@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 
@@ -55,6 +57,22 @@ def setup(device: str) -> Iterator[Dist]:
 def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
     """Return every world-th item from `rank` on: disjoint over the ranks, together everything."""
     return list(items[rank::world])
+
+
+def distribute(module: nn.Module, place: Dist, *, trains_norm: bool) -> nn.Module:
+    """Wrap `module` for gradients averaged over all processes; alone, it is returned as it is.
+
+    Args:
+        module: on the device of `place`.
+        place: this process.
+        trains_norm: BatchNorm is trained, so its statistics span all GPUs.
+    """
+    if place.world == 1:
+        return module
+    on_gpu = place.device.type == "cuda"
+    if trains_norm and on_gpu:
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return DistributedDataParallel(module, device_ids=[place.local_rank] if on_gpu else None)
 
 
 def barrier(world: int) -> None:

@@ -28,13 +28,21 @@ def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool
     path = Path(path)
     labels: dict[str, tuple[int, ...]] = {}
     for place, fields in list_lines(path):
-        image_id = _check_id(fields[0], place, "'<id> <class> <class> ...'")
+        image_id, classes = parse_label_line(fields, place, num_classes, labels_required=labels_required)
         if image_id in labels:
             raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
-        if labels_required and len(fields) == 1:
-            raise UserError(f"{place}: '{image_id}' has no classes; add its 0-based classes or remove the line")
-        labels[image_id] = _classes(fields[1:], num_classes, place)
+        labels[image_id] = classes
     return labels
+
+
+def parse_label_line(
+    fields: list[str], place: str, num_classes: int, *, labels_required: bool = True
+) -> tuple[str, tuple[int, ...]]:
+    """Return id and ascending classes of one line of `read_label_list`, split at white space; raises as that does."""
+    image_id = _check_id(fields[0], place, "'<id> <class> <class> ...'")
+    if labels_required and len(fields) == 1:
+        raise UserError(f"{place}: '{image_id}' has no classes; add its 0-based classes or remove the line")
+    return image_id, _classes(fields[1:], num_classes, place)
 
 
 def read_id_list(path: str | Path) -> list[str]:
@@ -50,11 +58,16 @@ def read_id_list(path: str | Path) -> list[str]:
     path = Path(path)
     ids: dict[str, None] = {}
     for place, fields in list_lines(path):
-        image_id = _id_of_paths(fields, place) if "/" in fields[0] else _id_of_labels(fields, place)
+        image_id = parse_id_line(fields, place)
         if image_id in ids:
             raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
         ids[image_id] = None
     return list(ids)
+
+
+def parse_id_line(fields: list[str], place: str) -> str:
+    """Return the id of one line of `read_id_list`, split at white space; raises as that does."""
+    return _id_of_paths(fields, place) if "/" in fields[0] else _id_of_labels(fields, place)
 
 
 def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:

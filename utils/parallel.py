@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -23,7 +23,9 @@ _AHEAD = 4
 _SHOWN = 200
 
 
-def map_progress(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, what: str) -> Iterator[Result]:
+def map_progress(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, what: str, total: int | None = None
+) -> Iterator[Result]:
     """Yield `function(item)` for every item, in their order, showing progress (a bar on a terminal, else plain lines).
 
     Args:
@@ -31,14 +33,17 @@ def map_progress(function: Callable[[Item], Result], items: Iterable[Item], *, w
         items: what to work on.
         workers: processes; 0 is one per core, 1 works in this process. Each uses one thread.
         what: label of the progress.
+        total: how many items there are, for items made one by one, which are then asked for a few ahead of the results.
 
     Raises:
         UserError: the function's own, or, for any other failure, one that names the item.
     """
-    tasks = list(items)
-    count = min(workers or cores(), len(tasks))
-    results = _inline(function, tasks, what) if count <= 1 else _on_processes(function, tasks, count, what)
-    yield from progress(results, len(tasks), what)
+    if total is None:
+        items = list(items)
+        total = len(items)
+    count = min(workers or cores(), total)
+    results = _inline(function, items, what) if count <= 1 else _on_processes(function, items, count, what)
+    yield from progress(results, total, what)
 
 
 def cores() -> int:
@@ -46,7 +51,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _inline(function: Callable[[Item], Result], tasks: Sequence[Item], what: str) -> Iterator[Result]:
+def _inline(function: Callable[[Item], Result], tasks: Iterable[Item], what: str) -> Iterator[Result]:
     for item in tasks:
         try:
             result = function(item)
@@ -55,13 +60,12 @@ def _inline(function: Callable[[Item], Result], tasks: Sequence[Item], what: str
         yield result
 
 
-def _on_processes(function: Callable[[Item], Result], tasks: Sequence[Item], count: int, what: str) -> Iterator[Result]:
+def _on_processes(function: Callable[[Item], Result], tasks: Iterable[Item], count: int, what: str) -> Iterator[Result]:
     # spawn: a forked copy of a process that runs threads (torch, CUDA, tqdm) may hang.
     pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    rest = iter(tasks)
     try:
-        for item in rest:
+        for item in tasks:
             waiting.append((item, pool.submit(function, item)))
             if len(waiting) >= count * _AHEAD:
                 yield _result(waiting.popleft(), what)

@@ -72,14 +72,14 @@ def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], t
     _save(figure, path)
 
 
-def plot_confusion(path: Path, names: Sequence[str], confusion: NDArray[np.int64], threshold: float) -> None:
+def plot_confusion(path: Path, names: Sequence[str], confusion: NDArray[np.int64], threshold: float | None = None) -> None:
     """Draw the confusion matrix, each row (ground truth) as shares of its pixels; rows without pixels stay empty.
 
     Args:
         path: PNG to write.
         names: C + 1 label names, background first.
         confusion: (C + 1, C + 1) pixel counts, row = ground truth, column = prediction.
-        threshold: background threshold of these counts, for the title.
+        threshold: background threshold of these counts, for the title; None: there is none.
     """
     numbered = len(names) <= MOST_NUMBERED
     side = 2.6 + (NUMBERED_CELL if numbered else PLAIN_CELL) * len(names)
@@ -97,7 +97,8 @@ def plot_confusion(path: Path, names: Sequence[str], confusion: NDArray[np.int64
     axes.grid(which="minor", color="#e6e6e6", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
     axes.set(xlabel="predicted", ylabel="ground truth")
-    axes.set_title(f"Share of each class's pixels, %, at background threshold {threshold:.3f}")
+    where = "" if threshold is None else f", at background threshold {threshold:.3f}"
+    axes.set_title(f"Share of each class's pixels, %{where}")
     if numbered:
         _write_numbers(axes, shares)
     bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.015, ticks=np.sqrt([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]))

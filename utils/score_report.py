@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,17 @@ def scores_to_dict(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
     for key in ("iou", "precision", "recall"):
         result[key] = {name: number_or_none(v) for name, v in zip(names, getattr(scores, key).tolist(), strict=True)}
     return result
+
+
+def counts_path(report: Path) -> Path:
+    """Return the file of pixel counts beside a JSON report: result.json -> result_counts.json."""
+    return report.with_name(f"{report.stem}_counts.json")
+
+
+def counts_text(names: Sequence[str], confusion: NDArray[np.int64], more: Mapping[str, Any] | None = None) -> str:
+    """Return JSON with "names", the (C + 1, C + 1) "confusion" (rows: ground truth) and `more`, on one line."""
+    content = {"names": list(names), "confusion": confusion.tolist(), **(more or {})}
+    return json.dumps(content, allow_nan=False) + "\n"
 
 
 def score_table(scores: Scores, names: Sequence[str]) -> str:

@@ -1,12 +1,18 @@
 """Geometry of the published training views, and the way from PIL images to tensors."""
 
+import functools
 import random
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from utils.color_jitter import Pixels
+from utils.strips import strips
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -27,6 +33,25 @@ def short_side_size(size: Size, short: int) -> Size:
 def resize_short(image: Image.Image, short: int, resample: Image.Resampling) -> Image.Image:
     """Scale `image` so that its short side is `short` pixels."""
     return image.resize(short_side_size(image.size, short), resample)
+
+
+def resized_crop(image: Image.Image, size: Size, box: Box, resample: Image.Resampling) -> Image.Image:
+    """Return exactly `image.resize(size, resample).crop(box)`, sparing the columns outside the box their second pass.
+
+    PIL interpolates along rows, then along columns. (Its own `resize(box=...)` would spare more, but it places samples in
+    single precision, and levels then differ here and there from the published numbers.)
+
+    Args:
+        image: PIL L or RGB.
+        size: (W, H) of the whole image once resized.
+        box: (x1, y1, x2, y2) in it; what lies outside is 0 (black).
+        resample: an interpolating PIL filter.
+    """
+    left, right = (min(max(x, 0), size[0]) for x in (box[0], box[2]))
+    if left == right:
+        return Image.new(image.mode, (box[2] - box[0], box[3] - box[1]))
+    wide = image.resize((size[0], image.height), resample).crop((left, 0, right, image.height))
+    return wide.resize((right - left, size[1]), resample).crop((box[0] - left, box[1], box[2] - left, box[3]))
 
 
 def published_crop_box(rng: random.Random, size: Size, side: int) -> Box:
@@ -80,12 +105,16 @@ def draw_boxes(rng: np.random.RandomState, input_size: int, crop_size: int, patc
     return torch.cat([offsets, offsets + crop_size], dim=1)
 
 
-def to_normalised_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def to_normalised_tensor(image: Image.Image | Pixels, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (3, H, W) float32: RGB in [0, 1] minus `mean`, divided by `std` (per channel)."""
-    tensor = _planes(image)
-    tensor -= torch.tensor(mean)[:, None, None]
-    tensor /= torch.tensor(std)[:, None, None]
-    return tensor
+    return _through_tables(np.asarray(image), [*_normalised_levels(tuple(mean), tuple(std))])
+
+
+@functools.cache
+def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """Return what each of the 256 levels becomes, a row a channel, (3, 256)."""
+    levels = torch.arange(LEVELS + 1, dtype=torch.float32) / LEVELS
+    return np.asarray((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None])
 
 
 def saliency_tensor(saliency: Image.Image, norm: str) -> Tensor:
@@ -96,15 +125,22 @@ def saliency_tensor(saliency: Image.Image, norm: str) -> Tensor:
         norm: "crop": divided by its maximum (published: a view with only faint saliency is blown up to 1, an empty one
             stays 0); "none": as it is.
     """
-    tensor = _planes(saliency)
-    return tensor.div_(tensor.max() + _PEAK_EPSILON) if norm == "crop" else tensor
+    pixels = np.asarray(saliency)
+    levels = torch.arange(LEVELS + 1, dtype=torch.float32).div_(LEVELS)
+    if norm == "crop":
+        levels /= levels[int(pixels.max())] + _PEAK_EPSILON
+    return _through_tables(pixels, [levels.numpy()])
 
 
-def _planes(image: Image.Image) -> Tensor:
-    # A writable copy, as torch asks for one.
-    array = np.array(image)
-    channels = array[..., None] if array.ndim == 2 else array
-    return torch.from_numpy(channels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(LEVELS)
+def _through_tables(pixels: Pixels, tables: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Return (C, H, W) float32: each channel of (H, W[, C]) pixels looked up in its table of 256 values."""
+    tensor = torch.empty(len(tables), *pixels.shape[:2])
+    row = 0
+    for strip in strips(pixels):
+        rows = slice(row, row := row + len(strip))
+        for table, plane, out in zip(tables, cv2.split(strip), tensor.numpy(), strict=True):
+            cv2.LUT(plane, table, dst=out[rows])
+    return tensor
 
 
 def _offset(rng: random.Random, room: int) -> int:

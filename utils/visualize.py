@@ -3,15 +3,17 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.classes import BACKGROUND, IGNORE, class_index, palette
+
+if TYPE_CHECKING:
+    import torch
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -26,7 +28,7 @@ CHECK, CHECK_GREYS = 8, (170, 215)
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
 
 
-def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+def denormalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
     """Turn normalised images (B, 3, H, W) back into RGB pictures (B, H, W, 3).
 
     Args:
@@ -34,6 +36,8 @@ def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         mean: three channel means.
         std: three channel deviations.
     """
+    import torch  # here: seconds to import, and the programs that draw maps alone have no use for it
+
     images = images.detach().float().cpu()
     shape = (1, 3, 1, 1)
     rgb = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
@@ -175,7 +179,10 @@ def fit_square(picture: Picture, side: int) -> Picture:
 
 @dataclass
 class PipelineSample:
-    """What the stages made of one image; `cams` is class (0-based) -> (H, W), float in [0, 1] or uint8; all may be absent."""
+    """What the stages made of one image; all may be absent.
+
+    `cams` is class (0-based) -> (H, W), float in [0, 1] or uint8; `predictions` is caption -> label map of a network.
+    """
 
     image_id: str
     image: Picture
@@ -183,6 +190,7 @@ class PipelineSample:
     cams: Mapping[int, NDArray[Any]] = field(default_factory=dict)
     pseudo_label: NDArray[np.uint8] | None = None
     ground_truth: NDArray[np.uint8] | None = None
+    predictions: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 def pipeline_sheet(
@@ -192,7 +200,7 @@ def pipeline_sheet(
     outline: float | None = None,
     cell_height: int = CELL_HEIGHT,
 ) -> Picture:
-    """Show a row per image: image | saliency | a CAM per class | pseudo label | ground truth, and one legend below.
+    """Show a row per image: image, saliency, a CAM per class, pseudo label, predictions, ground truth; one legend below.
 
     Args:
         samples: the images with what is known of them; at least one.
@@ -202,7 +210,7 @@ def pipeline_sheet(
     """
     most = max(len(sample.cams) for sample in samples)
     sheet = contact_sheet([_pipeline_row(s, class_names, most, outline) for s in samples], cell_height=cell_height)
-    maps = [m for s in samples for m in (s.pseudo_label, s.ground_truth) if m is not None]
+    maps = [m for s in samples for m in (s.pseudo_label, *s.predictions.values(), s.ground_truth) if m is not None]
     values = sorted({int(v) for m in maps for v in np.unique(m)} - {BACKGROUND})
     return np.concatenate([sheet, label_legend(values, class_names, sheet.shape[1])]) if values else sheet
 
@@ -215,7 +223,8 @@ def _pipeline_row(
     row = [(sample.image_id, sample.image), ("" if sample.saliency is None else "saliency", saliency)]
     row += [(f"CAM: {class_names[k]}", cam_overlay(sample.image, cam, outline=outline)) for k, cam in sample.cams.items()]
     row += [("", blank)] * (cam_columns - len(sample.cams))
-    for caption, labels in (("pseudo label", sample.pseudo_label), ("ground truth", sample.ground_truth)):
+    maps = [("pseudo label", sample.pseudo_label), *sample.predictions.items(), ("ground truth", sample.ground_truth)]
+    for caption, labels in maps:
         overlay = None if labels is None else label_overlay(sample.image, labels, class_names, legend=False)
         row.append(("", blank) if overlay is None else (caption, overlay))
     return row

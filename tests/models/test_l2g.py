@@ -115,3 +115,29 @@ def test_without_saliency_the_winner_map_is_the_target() -> None:
     target = model(batch)["views"]["target"]
     assert (target > 0).sum(dim=1).max() == 1
     assert target[:, 1].max() == 0  # the absent class
+
+
+@pytest.mark.parametrize("saliency", ["map", "none"])
+def test_background_row_learns_only_where_it_is_trained(saliency: str) -> None:
+    for row in ("compete", "train"):
+        model, batch = _tiny(background_row=row, saliency=saliency)
+        output = model(batch)
+        assert ("background" in output["losses"]) == (row == "train")
+        output["loss"].backward()
+        gradient = model.local_net.head.classifier.weight.grad
+        assert gradient is not None
+        assert (gradient[-1].abs().sum() > 0) == (row == "train")
+
+
+def test_trained_background_row_leaves_salient_cells() -> None:
+    model, batch = _tiny(background_row="train")
+    batch["saliency"] = torch.ones_like(batch["saliency"])
+    optimizer = torch.optim.Adam(model.local_net.head.parameters(), lr=0.003)
+    losses = []
+    for _ in range(20):
+        output = model(batch)
+        losses.append(output["losses"]["background"].item())
+        optimizer.zero_grad()
+        output["loss"].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2

@@ -9,6 +9,8 @@ from PIL import Image
 from scripts.evaluate_cam import main, run
 from tests.evaluation_set import GOLDEN, NUM_CLASSES, golden, make_config, write_golden_set
 from utils.errors import UserError
+from utils.metrics import score
+from utils.stage_record import read_stage_records
 
 
 @pytest.fixture
@@ -47,8 +49,15 @@ def test_golden_result_from_files(tmp_path: Path, dataset: str) -> None:
 def test_everything_is_written_beside_the_result(tmp_path: Path) -> None:
     write_golden_set(tmp_path, "voc12")
     run(make_config(tmp_path, 20))
-    names = {"result.json", "result.yaml", "miou_over_threshold.png", "iou_per_class.png", "confusion.png"}
+    plots = {"miou_over_threshold.png", "iou_per_class.png", "confusion.png"}
+    names = {"result.json", "result_counts.json", "result.yaml", *plots}
     assert {path.name for path in (tmp_path / "out/ms").iterdir()} == names
+    counts = json.loads((tmp_path / "out/ms/result_counts.json").read_text())
+    best = json.loads((tmp_path / "out/ms/result.json").read_text())["best"]
+    assert max(counts["mean_iou"]) == best["mean_iou"]
+    assert len(counts["mean_iou"]) == 256
+    assert float(score(np.array(counts["confusion"])).mean_iou) == best["mean_iou"]
+    assert [entry["program"] for entry in read_stage_records(tmp_path / "out/stages.json")] == ["evaluate_cam"]
 
 
 @pytest.mark.usefixtures("no_plots")

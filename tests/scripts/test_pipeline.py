@@ -1,15 +1,19 @@
 """The whole first stage at a tiny size: data, training, CAMs, sweep, labels, pictures, table."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from configs.deeplab_schema import DeepLabConfig
+from deeplab import crf, test, train
 from scripts import compare, demo_pictures, evaluate_cam, gen_gt, make_demo_data, test_l2g, train_l2g
-from utils.config import load_config
+from utils.config import load_config, load_schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +47,30 @@ def test_demo_pipeline(tmp_path: Path) -> None:
         assert len(labels) == 6
         values = set(np.unique(np.array(Image.open(labels[0]))))
         assert values <= {*range(cfg.data.num_classes + 1), 255}
+    run = tmp_path / "run"
+    segment = [
+        f"exp.output_dir={run / 'deeplab'}",
+        f"dataset.root={data}",
+        f"dataset.labels={data / 'classes.txt'}",
+        f"dataset.label_dir={run / 'pseudo_saliency'}",
+        f"model.init_model={run / 'model' / 'final.pth'}",
+        "model.width=0.0625",
+        "image.size.train=49",
+        "solver.iter_max=2",
+        "solver.batch_size.train=4",
+        "threads=1",
+        "crf.workers=1",
+    ]
+    stage = load_schema(ROOT / "configs" / "demo_dplv2.yaml", segment, DeepLabConfig)
+    assert train.run(stage) == 0
+    assert 0 < test.run(stage)["Pixel Accuracy"] < 1
+    assert 0 < crf.run(stage)["Pixel Accuracy"] < 1
     sheets = demo_pictures.run(cfg)
     assert all(Image.open(path).size[0] > 100 for path in sheets)
     table = compare.run({"tiny": [tmp_path / "run"]})
     assert "CAM mIoU" in table
     assert "pseudo_saliency" in table
+    assert "DeepLab + CRF mIoU (train)" in table
     assert "training, minutes" in table
 
 
@@ -60,3 +83,26 @@ def test_front_doors_print_help_and_refuse_typos(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert "unknown key 'train.lrr'" in wrong.stderr
         assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(900)  # some twenty programs, each of which has to start
+def test_the_demo_runs_from_data_to_report(tmp_path: Path) -> None:
+    name = f"test_{tmp_path.parent.name}_{os.getpid()}"
+    segment = "model.width=0.0625 image.size.train=49 solver.iter_max=2 solver.batch_size.train=4 threads=1 crf.workers=1"
+    environment = {
+        **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6",
+        "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment,
+    }  # fmt: skip
+    settings = ["train.epochs=2", "train.classify_epochs=1", "train.batch_size=3", "train.images_every=0", "model.width=0.0625",
+                "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48"]  # fmt: skip
+    runs = ROOT / "runs"
+    try:
+        done = subprocess.run([ROOT / "run_demo.sh", *settings], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "| plain CAM |" in done.stdout
+        assert "DeepLab + CRF mIoU" in done.stdout
+        assert (runs / f"{name}_l2g" / "report" / "index.html").stat().st_size > 1000
+        assert list((runs / f"{name}_l2g" / "pictures").glob("*.png"))
+    finally:
+        for left in runs.glob(f"{name}_*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from configs.schema import Config
-from scripts import train_l2g
+from scripts import test_l2g, train_l2g
 from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
+from utils.train_journal import TrainJournal
+from utils.train_state import Position
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,14 +61,14 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, monkeypatc
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, counter: int) -> None:
     """Raise a real SIGTERM in this process once the run's batch counter reaches `counter`."""
-    original = train_l2g.Training._log_scalars
+    original = TrainJournal.scalars
 
-    def log_and_stop(self: train_l2g.Training, values: dict[str, float], rate: float, total: int) -> None:
-        original(self, values, rate, total)
-        if self.counter == counter:
+    def log_and_stop(self: TrainJournal, at: Position, values: dict[str, float], rate: float, total: int) -> None:
+        original(self, at, values, rate, total)
+        if at.counter == counter:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_l2g.Training, "_log_scalars", log_and_stop)
+    monkeypatch.setattr(TrainJournal, "scalars", log_and_stop)
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
@@ -178,9 +180,29 @@ def test_writes_what_it_says(tmp_path: Path) -> None:
     assert {f"train/{name}" for name in shown} <= set(events.Tags()["images"])
 
 
+def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
+    """As the published script names and fills its files; CAMs from one equal those from ours."""
+    cfg = tiny_config(tmp_path, "train.published_name=mscoco", "train.keep_epochs=[0]", "train.epochs=3", "cam.scales=[1.0]")
+    train_l2g.run(cfg)
+    model = Path(cfg.run_dir) / "model"
+    assert {path.name for path in model.glob("mscoco*")} == {"mscoco_epoch_0.pth", "mscoco_epoch_2.pth"}
+    state = torch.load(model / "mscoco_epoch_2.pth", weights_only=True)
+    assert state.keys() == {"epoch", "global_counter", "state_dict", "local_dict", "optimizer"}
+    assert (state["epoch"], state["global_counter"]) == (2, 9)
+    ours = torch.load(model / "final.pth", weights_only=True)
+    assert state["state_dict"].keys() == {f"module.{key}" for key in ours}
+    folders = [tmp_path / "from_theirs", tmp_path / "from_ours"]
+    for folder, file in zip(folders, ("mscoco_epoch_2.pth", "final.pth"), strict=True):
+        cfg.cam.checkpoint, cfg.cam.dir = str(model / file), str(folder / "cams")
+        test_l2g.run(cfg)
+    theirs, mine = ({path.name: path.read_bytes() for path in (folder / "cams").glob("*.png")} for folder in folders)
+    assert theirs and theirs == mine
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("train.published_name=a/b", "bare name"),
         ("train.learning_rate=1", "unknown key 'train.learning_rate'"),
         ("train.lr=fast", "train.lr"),
         ("model.backbone=resnet39", "resnet38"),

@@ -12,6 +12,7 @@ from utils.transforms import (
     draw_boxes,
     published_crop_box,
     resize_short,
+    resized_crop,
     saliency_tensor,
     short_side_size,
     to_normalised_tensor,
@@ -68,6 +69,15 @@ def test_published_resizing() -> None:
         out = np.asarray(resize_short(source, 64, bicubic)).astype(int)
         np.testing.assert_allclose(out, GOLDEN[expected].astype(int), rtol=0, atol=1)
     np.testing.assert_array_equal(np.asarray(resize_short(saliency, 64, Image.Resampling.NEAREST)), GOLDEN["rs_sal_out"])
+
+
+@pytest.mark.parametrize("size", [(90, 64), (64, 96), (30, 22)])
+@pytest.mark.parametrize("box", [(5, 3, 45, 43), (0, 0, 40, 40), (-7, 20, 33, 90), (70, 40, 110, 80)])
+def test_cropping_while_resizing_changes_nothing(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    image = Image.fromarray(GOLDEN["rs_img"])
+    for kind in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
+        part = resized_crop(image, size, box, kind)
+        np.testing.assert_array_equal(np.asarray(part), np.asarray(image.resize(size, kind).crop(box)))
 
 
 def test_true_crop_reaches_every_place() -> None:

@@ -1,0 +1,123 @@
+"""Refine a network's predictions by a dense CRF and score them; no logits need to be on disk.
+
+    python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml [--model-path checkpoint.pth] [key=value ...]
+    python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml crf.image=published crf.backend=torch
+
+Logits come from the files `test` left (test.save_logits) where all are there, else from the network: without --model-path, of
+checkpoint_final.pth. Network, CRF, writing and scoring overlap: on a CPU the CRF runs on crf.workers processes of one thread
+each; on a GPU (backend torch) in batches beside the network. Writes scores_crf.json, its table and picture, and predictions/
+<exp.id>/<model>/<split.val>_crf/<id>.png; a stopped run continues.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.deeplab_schema import DeepLabConfig
+from deeplab.evaluation import evaluate, require_weights
+from deeplab.inference import full_size, infer, load_network
+from deeplab.lists import Item
+from deeplab.logit_files import find_logits, read_logits
+from deeplab.places import FINAL, logits_dir, models_dir
+from deeplab.predictions import Confusion, settle
+from utils.bounded_pool import BoundedPool, HostCopy
+from utils.crf import DenseCrf, crf_from_config
+from utils.distributed import Dist, setup
+from utils.images import read_image
+from utils.parallel import cores, map_progress
+from utils.precision import set_threads
+from utils.run_log import progress
+
+# Images refined at once on a GPU.
+GPU_BATCH = 8
+
+Task = tuple[Item, "Path | NDArray[np.float32]"]
+
+
+def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
+    """Refine and score as configured; returns what scores_crf.json holds.
+
+    Raises:
+        UserError: for wrong input, naming the file, or when there are neither logits nor weights.
+    """
+    set_threads(cfg.threads)
+    with setup(cfg.device) as place:
+        mean = cfg.image.mean
+        device = place.device if place.device.type == "cuda" else None
+        crf = crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
+        path = model_path or models_dir(cfg) / FINAL
+        recorded = path if path.is_file() else None
+        return evaluate(cfg, place, recorded, crf=True, work=partial(_refine_all, cfg, crf, path, place))
+
+
+def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the (H, W) label map a CRF makes of (classes, h, w) logits and an (H, W, 3) RGB picture."""
+    probabilities = full_size(logits, (image.shape[0], image.shape[1])).softmax(0)
+    refined = crf(probabilities.numpy(), image)
+    return np.asarray(refined.argmax(0), np.uint8)
+
+
+def _refine_all(
+    cfg: DeepLabConfig, crf: DenseCrf, path: Path, place: Dist, items: list[Item], folder: Path | None, confusion: Confusion
+) -> None:
+    files = {item.image_id: found for item in items if (found := find_logits(logits_dir(cfg), item.image_id)) is not None}
+    logits: Iterable[tuple[Item, Any]]
+    if len(files) == len(items):
+        logits = ((item, files[item.image_id]) for item in items)
+    else:
+        network = load_network(cfg, require_weights(path), place)
+        logits = infer(cfg, network, items, place)
+    if place.device.type == "cuda" and crf.backend == "torch":
+        _on_gpu(cfg, crf, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
+        return
+    tasks = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
+    work = partial(_refine_one, crf, cfg.dataset.n_classes, folder)
+    workers = cfg.crf.workers or max(1, cores() // place.world)
+    for counts in map_progress(work, tasks, workers=workers, what="CRF", total=len(items)):
+        confusion.add(counts)
+
+
+def _refine_one(crf: DenseCrf, n_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
+    item, source = task
+    logits = read_logits(source, n_classes) if isinstance(source, Path) else torch.from_numpy(source)
+    labels = refined_labels(crf, logits, np.asarray(read_image(item.image)))
+    return settle(item, labels, n_classes=n_classes, folder=folder)
+
+
+def _on_gpu(
+    cfg: DeepLabConfig,
+    crf: DenseCrf,
+    place: Dist,
+    logits: Iterator[tuple[Item, Any]],
+    folder: Path | None,
+    confusion: Confusion,
+) -> None:
+    n_classes = cfg.dataset.n_classes
+
+    def finish(item: Item, copy: HostCopy) -> None:
+        confusion.add(settle(item, copy.wait()[0].numpy(), n_classes=n_classes, folder=folder))
+
+    with BoundedPool() as pool:
+        while batch := list(islice(logits, GPU_BATCH)):
+            pictures = [np.asarray(read_image(item.image)) for item, _ in batch]
+            labels = _batch_labels(crf, [_on_device(one, n_classes, place) for _, one in batch], pictures)
+            for (item, _), one in zip(batch, labels, strict=True):
+                pool.submit(finish, item, HostCopy([one]))
+
+
+def _on_device(source: "Path | Tensor", n_classes: int, place: Dist) -> Tensor:
+    return read_logits(source, n_classes).to(place.device) if isinstance(source, Path) else source
+
+
+def _batch_labels(crf: DenseCrf, logits: Sequence[Tensor], pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    with torch.inference_mode():
+        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        probabilities = [full_size(one, size).softmax(0) for one, size in zip(logits, sizes, strict=True)]
+        return [refined.argmax(0).to(torch.uint8) for refined in crf.batch(probabilities, pictures)]

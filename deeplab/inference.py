@@ -1,0 +1,80 @@
+"""From whole images to logits, probabilities and labels."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.deeplab_schema import DeepLabConfig
+from deeplab.lists import Item
+from deeplab.multi_scale import MultiScale
+from deeplab.network import build_deeplab
+from deeplab.weights import load_checkpoint
+from deeplab.whole_images import whole_images
+from utils.distributed import Dist
+from utils.precision import autocast_for, memory_format_for
+
+
+def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:
+    """Build the configured network with the weights of `path`, in evaluation mode on this process's device."""
+    network = build_deeplab(cfg)
+    load_checkpoint(network, path)
+    return network.eval().to(place.device).to(memory_format=memory_format_for(place.device))
+
+
+def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place: Dist) -> Iterator[tuple[Item, Tensor]]:
+    """Yield each item with its logits (classes, h, w) float32 on this process's device, h x w a stride-8 grid.
+
+    Raises:
+        UserError: for an unreadable image.
+    """
+    loader = whole_images(
+        items,
+        cfg.image,
+        batch_size=cfg.solver.batch_size.test,
+        workers=cfg.dataloader.num_workers,
+        pin_memory=place.device.type == "cuda",
+    )
+    layout = memory_format_for(place.device)
+    for batch in loader:
+        if batch.error is not None:
+            raise batch.error
+        images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=layout)
+        with torch.inference_mode(), autocast_for(cfg.precision, place.device):
+            logits = image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
+        yield from zip(batch.items, logits, strict=True)
+
+
+def image_logits(network: MultiScale, images: Tensor, scales: Sequence[float], *, flip: bool) -> Tensor:
+    """Return (B, classes, h, w) logits, the mean over input scales and mirror images, at the first scale's grid.
+
+    Published testing is one scale (the wrapper adds its own) without mirroring, which is one call of the network.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, 3, H, W).
+        scales: factors of the input.
+        flip: also with the mirrored input.
+    """
+    views = [images if s == 1 else F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False) for s in scales]
+    if flip:
+        views = [view for image in views for view in (image, image.flip(3))]
+    total: Tensor | None = None
+    for index, view in enumerate(views):
+        logits: Tensor = network(view)
+        if flip and index % 2:
+            logits = logits.flip(3)
+        if total is None:
+            total = logits
+        else:
+            total = total + F.interpolate(logits, size=total.shape[2:], mode="bilinear", align_corners=False)
+    if total is None:
+        raise ValueError("no scales")
+    return total / len(views) if len(views) > 1 else total
+
+
+def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (classes, *size) logits of (classes, h, w) ones: bilinear between half-pixel centres (published)."""
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,244 @@
+"""Train the segmentation network on pseudo labels.
+
+    python -m deeplab train --config-path configs/voc12_resnet_dplv2.yaml [key=value ...]
+    torchrun --nproc_per_node=2 -m deeplab train --config-path configs/voc12_resnet_dplv2.yaml ...
+
+Writes <exp.output_dir>/models/<exp.id>/<model>/<split.train>/checkpoint_<iteration>.pth and checkpoint_final.pth (weights
+alone, published names) and last.pth (continue with train.resume=auto); TensorBoard, log.txt and config.yaml in
+<exp.output_dir>/logs/<exp.id>. SIGTERM and Ctrl-C save and leave.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from configs.deeplab_schema import IGNORE_LABEL, DeepLabConfig
+from deeplab.batches import EndlessBatches
+from deeplab.dataset import CropDataset
+from deeplab.journal import LossHistory, write_pictures, write_scalars
+from deeplab.lists import training_items
+from deeplab.loss_module import LossModule
+from deeplab.network import build_deeplab
+from deeplab.places import FINAL, logs_dir, models_dir
+from deeplab.solver import build_optimizer, learning_rate
+from deeplab.weights import load_initial
+from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
+from utils.config import parse_schema_args, save_config
+from utils.distributed import Dist, any_rank, barrier, distribute, setup, sum_over_ranks
+from utils.errors import UserError
+from utils.files import atomic_path, lock_folder, remove_leftovers
+from utils.optimizers import set_learning_rate
+from utils.precision import autocast_for, memory_format_for, set_threads
+from utils.run_log import get_logger, progress
+from utils.seeding import step_seed
+from utils.signals import StopRequest, stop_on_signals
+from utils.stage_record import record_stage
+from utils.train_loop import to_device
+
+# With several processes, agreeing on a stop costs a message: ask every so many iterations.
+STOP_CHECK_EVERY = 10
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
+    code = run(parse_schema_args(argv, __doc__ or "", DeepLabConfig))
+    if code:
+        sys.exit(code)
+
+
+def run(cfg: DeepLabConfig) -> int:
+    """Train as configured; return 0 when finished, or the exit code of the signal that stopped training.
+
+    Raises:
+        UserError: for wrong input, an output folder in use, or a loss that is not finite.
+    """
+    set_threads(cfg.threads)
+    with setup(cfg.device) as place:
+        lock = lock_folder(models_dir(cfg)) if place.is_main else contextlib.nullcontext()
+        with lock, stop_on_signals() as stop:
+            return Training(cfg, place, stop).run()
+
+
+class Training:
+    """One run: network, optimiser, position and outputs."""
+
+    def __init__(self, cfg: DeepLabConfig, place: Dist, stop: StopRequest) -> None:
+        self.cfg, self.place, self.stop = cfg, place, stop
+        self.folder = models_dir(cfg)
+        self.log = get_logger(logs_dir(cfg), rank=place.rank)
+        items, label_folder = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
+        self.dataset = CropDataset(items, cfg.dataset, cfg.image, cfg.seed)
+        self.log.info("%d training images; labels from %s", len(items), label_folder)
+        torch.manual_seed(cfg.seed)  # every process draws the same initial head
+        self.network = build_deeplab(cfg)
+        path = find_resume(cfg.train.resume, self.folder)
+        if path is None and cfg.model.init_model:
+            self.log.info(load_initial(self.network, cfg.model.init_model, cfg.model.allow_missing))
+        self.network.to(place.device).to(memory_format=memory_format_for(place.device))
+        self.optimizer = build_optimizer(self.network, cfg.solver, untrained_fov=cfg.train.untrained_fov)
+        self.iteration = 0  # iterations done
+        self.history = LossHistory(cfg.solver.average_loss, place)
+        if path is not None:
+            self._resume(load_checkpoint(path))
+            self.log.info("resumed from %s after iteration %d", path, self.iteration)
+        self.module = self._module()
+        if place.is_main:
+            remove_leftovers(self.folder)
+            save_config(cfg, logs_dir(cfg) / "config.yaml")
+
+    def run(self) -> int:
+        """Train from the present position to the end; return the exit code."""
+        cfg, solver, started = self.cfg, self.cfg.solver, time.monotonic()
+        torch.backends.cudnn.benchmark = True  # all inputs have one size
+        self.module.train()
+        batches = self._batches()
+        numbers = range(self.iteration + 1, solver.iter_max + 1)
+        with self._writer() as writer:
+            steps = progress(numbers, solver.iter_max, "iterations", initial=self.iteration, show=self.place.is_main)
+            for number in steps:
+                last = self._iterate(number, batches)
+                if number % solver.iter_tb == 0 or number == solver.iter_max:
+                    self._log(writer, number)
+                if writer is not None and cfg.train.images_every and number % cfg.train.images_every == 0:
+                    write_pictures(writer, number, last["images"], last["labels"], last["first"], cfg.image)
+                self._save_when_due(number)
+                if self._stop_asked(number) and number < solver.iter_max:
+                    self._save()
+                    self.log.info("stopped by a signal after iteration %d; continue with train.resume=auto", number)
+                    return self.stop.exit_code
+        self._export(FINAL)
+        if self.place.is_main:
+            seconds, images = time.monotonic() - started, solver.batch_size.train * solver.iter_size * len(numbers)
+            record_stage(cfg.exp.output_dir, "deeplab_train", seconds, output=self.folder, images=images)
+        self.log.info("finished; weights in %s", self.folder / FINAL)
+        return 0
+
+    def _module(self) -> torch.nn.Module:
+        world = self.place.world
+        module = LossModule(
+            self.network,
+            balanced=self.cfg.train.loss == "balanced",
+            reduce_counts=lambda counts: sum_over_ranks(counts, world),
+        )
+        return distribute(module, self.place, trains_norm=not self.cfg.model.freeze_bn)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        solver = self.cfg.solver
+        then = (state["seed"], state["batch_size"], state["iter_size"])
+        now = (self.cfg.seed, solver.batch_size.train, solver.iter_size)
+        if then != now:
+            names = ("seed", "solver.batch_size.train", "solver.iter_size")
+            was = " ".join(f"{n}={v}" for n, v in zip(names, then, strict=True))
+            raise UserError(f"the checkpoint was trained with {was}; use the same values or start anew")
+        try:
+            self.network.load_state_dict(state["state_dict"])
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint does not fit model.name={self.cfg.model.name}: {error}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration = state["iteration"]
+        self.history = LossHistory(solver.average_loss, self.place, state["losses"])
+
+    def _batches(self) -> Iterator[tuple[bool, int, dict[str, Any]]]:
+        """Yield (does it count, its position, mini-batch) from the present position on."""
+        cfg, solver = self.cfg, self.cfg.solver
+        sampler = EndlessBatches(
+            len(self.dataset),
+            solver.batch_size.train,
+            seed=cfg.seed,
+            start=self.iteration * solver.iter_size,
+            stop=solver.iter_max * solver.iter_size,
+            rank=self.place.rank,
+            world=self.place.world,
+        )
+        workers = cfg.dataloader.num_workers
+        loader = DataLoader(
+            self.dataset, batch_sampler=sampler, num_workers=workers, pin_memory=self.place.device.type == "cuda"
+        )
+        for position, batch in enumerate(loader, sampler.start):
+            yield sampler.weighs(position), position, batch
+
+    def _iterate(self, number: int, batches: Iterator[tuple[bool, int, dict[str, Any]]]) -> dict[str, Any]:
+        """Make one optimiser step of `iter_size` mini-batches; return the last of them with its logits."""
+        cfg, size = self.cfg, self.cfg.solver.iter_size
+        set_learning_rate(self.optimizer, learning_rate(cfg.solver, number, cfg.train.warmup_iters))
+        self.optimizer.zero_grad(set_to_none=True)
+        ids: list[str] = []
+        total = torch.zeros((), device=self.place.device)
+        for index, (weighs, position, batch) in enumerate(islice(batches, size)):
+            torch.manual_seed(step_seed(cfg.seed, 0, position, self.place.rank))  # dropout
+            batch = to_device(batch, self.place.device)
+            labels = batch["labels"] if weighs else torch.full_like(batch["labels"], IGNORE_LABEL)
+            waits = isinstance(self.module, DistributedDataParallel) and index + 1 < size
+            with self.module.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+                with autocast_for(cfg.precision, self.place.device):
+                    output = self.module(batch["images"], labels)
+                loss = output["losses"].sum() / size
+                # DDP averages gradients over processes, while each process's loss is its part of a sum.
+                (loss * self.place.world).backward()
+            total, ids = total + loss.detach(), ids + batch["id"]
+        self.optimizer.step()
+        self.iteration = number
+        self.history.add(total, ids)
+        return {**batch, "first": output["first"]}
+
+    @contextlib.contextmanager
+    def _writer(self) -> Iterator[SummaryWriter | None]:
+        """Open TensorBoard on the main process; a resumed run hides what lies beyond its position."""
+        if not self.place.is_main:
+            yield None
+            return
+        with SummaryWriter(str(logs_dir(self.cfg)), purge_step=self.iteration + 1 if self.iteration else None) as writer:
+            yield writer
+
+    def _log(self, writer: SummaryWriter | None, number: int) -> None:
+        loss = self.history.read()
+        if writer is None:
+            return
+        # As published: the rate logged is the one the next iteration will use.
+        rate = learning_rate(self.cfg.solver, number + 1, self.cfg.train.warmup_iters)
+        write_scalars(writer, number, loss, [rate * group["lr_scale"] for group in self.optimizer.param_groups])
+        self.log.info("iteration %d/%d lr %.3g loss %.4f", number, self.cfg.solver.iter_max, rate, loss)
+
+    def _stop_asked(self, number: int) -> bool:
+        asked = self.place.world == 1 or number % STOP_CHECK_EVERY == 0
+        return asked and any_rank(bool(self.stop), self.place)
+
+    def _save_when_due(self, number: int) -> None:
+        if number % self.cfg.train.save_every == 0 or number == self.cfg.solver.iter_max:
+            self._save()
+        if number % self.cfg.solver.iter_save == 0:
+            self._export(f"checkpoint_{number}.pth")
+
+    def _save(self) -> None:
+        """Write last.pth; a loss that is not finite stops here, before it replaces good weights."""
+        self.history.read()
+        if self.place.is_main:
+            state = {
+                "iteration": self.iteration,
+                "next_batch": self.iteration * self.cfg.solver.iter_size,
+                "losses": list(self.history.latest),
+                "seed": self.cfg.seed,
+                "batch_size": self.cfg.solver.batch_size.train,
+                "iter_size": self.cfg.solver.iter_size,
+                "state_dict": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(state, self.folder / "last.pth")
+        barrier(self.place.world)
+
+    def _export(self, name: str) -> None:
+        """Write the weights alone under the published names (those of the wrapper, `base.`...)."""
+        self.history.read()
+        if self.place.is_main:
+            weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+            with atomic_path(self.folder / name) as temporary:
+                torch.save(weights, temporary)
+        barrier(self.place.world)

@@ -1,0 +1,100 @@
+"""Write a page that shows a run: its stages with their scores, times, curves, classes and a gallery of images.
+
+    python -m scripts.report --run runs/demo_l2g                              # whatever stages the run has
+    python -m scripts.report --config configs/l2g_voc.yaml [key=value ...]    # the run of a configuration
+    python -m scripts.report --run runs/demo_l2g --run runs/demo_plain        # and a comparison of two runs
+    python -m scripts.report --run runs/exp_voc --deeplab runs/deeplab        # segmentation stage in another folder
+
+Writes <run>/report/index.html (with a second run also <run>/report/vs_<name>.html) and the pictures they show beside them; the
+folder can be moved and needs no network. Logs settings and final scores for TensorBoard's HPARAMS tab into <run>/tb.
+`--pictures DIR` also writes two small PNGs for a README.
+Paths inside the run's own configuration start at the working directory.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.config import load_config
+from utils.errors import UserError, run_program
+from utils.report_gallery import GalleryLimits
+from utils.report_settings import flatten
+
+if TYPE_CHECKING:
+    from utils.report_run import Run
+
+REPORT = "report"
+MOST_RUNS = 2
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, write the pages and print their paths."""
+    limits = GalleryLimits()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="append", default=[], metavar="FOLDER", help="a run's folder; a second one is compared")
+    parser.add_argument("--config", default="", help="configuration whose run_dir is the (first) run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of --config")
+    parser.add_argument("--deeplab", default="", metavar="DIR", help="output folder of the segmentation stage of the first run")
+    parser.add_argument("--out", default="", metavar="DIR", help="folder of the page; default <run>/report")
+    parser.add_argument("--images", type=int, default=limits.shown, help="images in the gallery (default %(default)s; 0: none)")
+    parser.add_argument("--scored", type=int, default=limits.scored, help="images they are chosen from (default %(default)s)")
+    parser.add_argument(
+        "--pictures", default="", metavar="DIR", help="also write scores.png and images.png, small, for a README"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core")
+    arguments = parser.parse_args(argv)
+    runs = _runs(arguments)
+    limits = GalleryLimits(arguments.images, max(arguments.images, arguments.scored), arguments.workers)
+    for path in run(runs, Path(arguments.out) if arguments.out else None, limits):
+        print(f"report: {path}")
+    if arguments.pictures:
+        from utils.report_pictures import write_pictures
+
+        for path in write_pictures(runs[0], Path(arguments.pictures)):
+            print(f"picture: {path}")
+
+
+def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path]:
+    """Write the report of the first run and, with two, their comparison; return the pages' paths.
+
+    Raises:
+        UserError: for wrong input, naming the file.
+    """
+    # Here, not above: worker processes import this module too, and draw no figures.
+    from utils.report_compare import write_comparison
+    from utils.report_single import PAGE, write_report
+    from utils.tb_hparams import log_hparams
+
+    folder = out or runs[0].files.folder / REPORT
+    pages = []
+    if len(runs) == MOST_RUNS:
+        pages.append(folder / f"vs_{runs[1].name}.html")
+        write_comparison(runs[0], runs[1], pages[0], limits)
+    pages.append(folder / PAGE)
+    write_report(runs[0], pages[-1], limits)
+    for one in runs:
+        if one.settings and one.scores():
+            log_hparams(one.files.folder / "tb", one.hyper_parameters(), one.scores())
+    return pages[::-1]
+
+
+def _runs(arguments: argparse.Namespace) -> "list[Run]":
+    from utils.report_run import read_run
+
+    if arguments.overrides and not arguments.config:
+        raise UserError(f"'{arguments.overrides[0]}' overrides a configuration; give one with --config FILE")
+    folders = [Path(folder) for folder in arguments.run]
+    settings = None
+    if arguments.config:
+        config = load_config(arguments.config, arguments.overrides)
+        settings = flatten(dataclasses.asdict(config))
+        folders.insert(0, Path(config.run_dir))
+    if not 1 <= len(folders) <= MOST_RUNS:
+        raise UserError(f"{len(folders)} runs given, expected one or two; see --help")
+    deeplab = Path(arguments.deeplab) if arguments.deeplab else None
+    return [read_run(folders[0], deeplab, settings), *(read_run(folder) for folder in folders[1:])]
+
+
+if __name__ == "__main__":
+    run_program(main)

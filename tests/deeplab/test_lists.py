@@ -1,0 +1,181 @@
+"""Published configuration files, lists of all published forms, class names, the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.deeplab_schema import DatasetConfig, DeepLabConfig
+from deeplab.__main__ import main, translate
+from deeplab.lists import evaluation_items, find_list, training_items
+from deeplab.names import class_names
+from deeplab.network import build_deeplab
+from tests.deeplab.tiny_deeplab import tiny_deeplab
+from utils.config import load_schema
+from utils.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# A file with the published keys and values (L2G, COCO), written out from its description.
+PUBLISHED = """
+EXP:
+    ID: coco_resnet
+    OUTPUT_DIR: data
+DATASET:
+    NAME: coco
+    ROOT: ./../data/coco14/
+    LABELS: ./data/datasets/coco/labels.txt
+    N_CLASSES: 81
+    IGNORE_LABEL: 255
+    SCALES: [0.5, 0.75, 1.0, 1.25, 1.5]
+    SPLIT:
+        TRAIN: train
+        VAL: val
+        TEST:
+DATALOADER:
+    NUM_WORKERS: 0
+IMAGE:
+    MEAN:
+        R: 122.675
+        G: 116.669
+        B: 104.008
+    SIZE:
+        BASE:
+        TRAIN: 321
+        TEST: 513
+MODEL:
+    NAME: DeepLabV2_ResNet101_MSC
+    N_BLOCKS: [3, 4, 23, 3]
+    ATROUS_RATES: [6, 12, 18, 24]
+    INIT_MODEL: ./pretrained/deeplabv1_resnet101-imagenet.pth
+SOLVER:
+    BATCH_SIZE:
+        TRAIN: 20
+        TEST: 1
+    ITER_MAX: 50000
+    ITER_SIZE: 1
+    ITER_SAVE: 5000
+    ITER_TB: 100
+    LR_DECAY: 10
+    LR: 2.5e-4
+    MOMENTUM: 0.9
+    OPTIMIZER: sgd
+    POLY_POWER: 0.9
+    WEIGHT_DECAY: 5.0e-4
+    AVERAGE_LOSS: 20
+CRF:
+    ITER_MAX: 10
+    POS_W: 3
+    POS_XY_STD: 1
+    BI_W: 4
+    BI_XY_STD: 67
+    BI_RGB_STD: 3
+"""
+
+
+def test_published_files_load_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "coco.yaml"
+    path.write_text(PUBLISHED)
+    cfg = load_schema(path, [], DeepLabConfig)
+    assert (cfg.solver.batch_size.train, cfg.solver.lr, cfg.dataset.split.train) == (20, 2.5e-4, "train")
+    assert len(class_names(cfg.dataset)) == 81
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_dplv[12].yaml")), ids=lambda path: path.stem)
+def test_shipped_files_describe_networks(path: Path) -> None:
+    cfg = load_schema(path, [], DeepLabConfig)
+    with torch.device("meta"):
+        build_deeplab(cfg)
+    assert len(class_names(cfg.dataset)) == cfg.dataset.n_classes
+    assert cfg.dataset.label_dir
+
+
+def test_mistyped_keys_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(PUBLISHED.replace("ITER_SIZE", "ITERSIZE"))
+    with pytest.raises(UserError, match=r"solver\.itersize"):
+        load_schema(path, [], DeepLabConfig)
+
+
+@pytest.mark.parametrize("place", ["val.txt", "ImageSets/SegmentationAug/val.txt", "ImageSets/Segmentation/val.txt"])
+def test_lists_are_found_where_published_programs_have_them(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("2007_000033\r\n2007_000042\n")
+    dataset = DatasetConfig(root=str(tmp_path))
+    items = evaluation_items(dataset)
+    assert [item.image_id for item in items] == ["2007_000033", "2007_000042"]
+    assert items[0].labels == tmp_path / "SegmentationClassAug" / "2007_000033.png"
+    dataset.split.val = "val_aug"  # published files name it, published programs refuse it
+    assert find_list(dataset, "", "val_aug") == path
+
+
+def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    dataset = DatasetConfig(root=str(tmp_path), train_list=str(tmp_path / "l.txt"))
+    cases = {
+        "/JPEGImages/a.jpg /pseudo/b.png": "different images",
+        "/JPEGImages/a.jpg /p/a.png x": "3 entries",
+        "/JPEGImages/../../a.jpg": "leaves the data folder",
+        "/J/a.jpg /p/a.png\n/J/a.jpg /p/a.png": "twice",
+        "/JPEGImages/a.jpg": r"dataset\.label_dir",
+    }
+    for text, message in cases.items():
+        (tmp_path / "l.txt").write_text(text)
+        with pytest.raises(UserError, match=message):
+            training_items(dataset, fully_supervised=False)
+
+
+def test_class_names_come_from_lists_of_any_published_form(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("0\tbackground\n1\tcat,kitty\n2\tdog\n")
+    dataset = DatasetConfig(name="mine", n_classes=3, labels=str(path))
+    assert class_names(dataset) == ["background", "cat", "dog"]
+    path.write_text("cat\ndog\n")
+    assert class_names(dataset) == ["background", "cat", "dog"]
+    dataset.n_classes = 5
+    with pytest.raises(UserError, match="holds 2 names, expected 5"):
+        class_names(dataset)
+
+
+def test_the_command_line_takes_published_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert translate(["-c", "x.yaml", "--cpu", "-j", "3", "a=b"]) == ["-c", "x.yaml", "a=b", "device=cpu", "crf.workers=3"]
+    with pytest.raises(UserError, match="unknown command 'fly'"):
+        main(["fly"])
+    main(["--help"])
+    assert "convert" in capsys.readouterr().out
+    for command in ("train", "test", "crf", "demo"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert "solver.iter_max" in capsys.readouterr().out
+
+
+def test_the_demo_draws_a_folder_and_a_video(tmp_path: Path) -> None:
+    import cv2
+
+    cfg = tiny_deeplab(tmp_path)
+    torch.manual_seed(0)
+    torch.save(build_deeplab(cfg).state_dict(), tmp_path / "w.pth")
+    settings = [
+        *(f"{key}={value}" for key, value in (("dataset.n_classes", 4), ("device", "cpu"), ("image.size.test", 64))),
+        "model.name=DeepLabV2_Backbone_MSC", "model.backbone=resnet38", "model.width=0.0625", "model.msc_scales=[0.75]",
+        "model.atrous_rates=[1,2]", "crf.iter_max=1",
+    ]  # fmt: skip
+    common = ["demo", "-c", str(tmp_path / "deeplab.yaml"), "-m", str(tmp_path / "w.pth"), *settings]
+    main([*common, "--image-path", str(tmp_path / "data" / "JPEGImages"), "--out", str(tmp_path / "o"), "--crf"])
+    with Image.open(tmp_path / "o" / "img_000.png") as overlay, Image.open(tmp_path / "o" / "img_000_labels.png") as labels:
+        assert labels.size == (64, 53)
+        assert overlay.width == 64
+        assert overlay.height >= 53
+        assert labels.mode == "P"
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
+    for level in (10, 120, 240):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    main([*common, "--camera-id", str(tmp_path / "v.avi"), "--out", str(tmp_path / "v"), "--frames", "2"])
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["frame_0000.png", "frame_0001.png"]
+    with pytest.raises(UserError, match="gives no picture"):
+        main([*common, "--camera-id", str(tmp_path / "none.avi")])
+    with pytest.raises(UserError, match="holds no pictures"):
+        (tmp_path / "empty").mkdir()
+        main([*common, "--image-path", str(tmp_path / "empty")])

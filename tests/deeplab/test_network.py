@@ -1,0 +1,124 @@
+"""Segmentation networks against the published ones: names, shapes, numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.deeplab_schema import DeepLabConfig
+from deeplab.losses import multi_scale_loss
+from deeplab.multi_scale import MultiScale
+from deeplab.network import build_deeplab
+from tests.golden_weights import filled
+from utils.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
+SCALES = ("1x", "0.5x", "0.75x", "max")
+VARIANTS = {
+    "vgg16_v1": "DeepLabV1_VGG16_MSC",
+    "vgg16_v2": "DeepLabV2_VGG16_MSC",
+    "resnet101_v1": "DeepLabV1_ResNet101_MSC",
+}
+
+
+def build(name: str = "DeepLabV2_ResNet101_MSC") -> MultiScale:
+    """Return a published network with the fixtures' weights, in evaluation mode."""
+    cfg = DeepLabConfig()
+    cfg.model.name = name
+    network = build_deeplab(cfg).eval()
+    network.load_state_dict(filled(network.state_dict()))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("DeepLabV2_ResNet101_MSC", "deeplabv2_resnet101_msc"),
+        ("DeepLabV1_ResNet101_MSC", "l2g_deeplab_resnet101_v1_msc"),
+        ("DeepLabV1_VGG16_MSC", "l2g_deeplab_vgg16_v1_msc"),
+        ("DeepLabV2_VGG16_MSC", "l2g_deeplab_vgg16_v2_msc"),
+    ],
+)
+def test_names_and_shapes_are_published(name: str, listed: str) -> None:
+    cfg = DeepLabConfig()
+    cfg.model.name = name
+    with torch.device("meta"):
+        network = build_deeplab(cfg)
+    published = json.loads((GOLDEN / f"state_dict_{listed}.json").read_text())
+    assert {key: list(value.shape) for key, value in network.state_dict().items()} == published
+
+
+@pytest.mark.parametrize("suffix", ["", "_rect"])
+def test_outputs_equal_published(suffix: str) -> None:
+    golden = np.load(GOLDEN / "model_forward.npz")
+    network = build()
+    images = torch.from_numpy(golden[f"x{suffix}"])
+    with torch.no_grad():
+        np.testing.assert_allclose(network(images), golden[f"eval_out{suffix}"], atol=1e-3)
+        for scale, logits in zip(SCALES, network.train()(images), strict=True):
+            np.testing.assert_allclose(logits, golden[f"train_out{suffix}_{scale}"], atol=1e-3)
+
+
+def test_layers_equal_published() -> None:
+    golden = np.load(GOLDEN / "model_forward.npz")
+    x = torch.from_numpy(golden["x"])
+    with torch.no_grad():
+        for name, layer in build().base.named_children():
+            x = layer(x)
+            stats = [x.sum(), x.mean(), x.abs().mean(), x.abs().max(), x.std()]
+            np.testing.assert_allclose([s.item() for s in stats], golden[f"stats_{name}"], rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(x[0, :8, ::3, ::3], golden[f"slice_{name}"], atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_further_heads_equal_published(variant: str) -> None:
+    golden = np.load(GOLDEN / "l2g_variants.npz")
+    network = build(VARIANTS[variant])
+    images, labels = torch.from_numpy(golden["x"]), torch.from_numpy(golden["labels"]).long()
+    with torch.no_grad():
+        np.testing.assert_allclose(network(images), golden[f"{variant}_eval_out"], atol=1e-3)
+    network.training = True  # as the fixture: the wrapper trains, dropout does not
+    outputs = network(images)
+    losses = multi_scale_loss(outputs, labels)
+    for scale, logits, loss in zip(SCALES, outputs, losses, strict=True):
+        np.testing.assert_allclose(loss.detach(), golden[f"{variant}_loss_{scale}"], rtol=1e-4)
+        if f"{variant}_out_{scale}" in golden:
+            np.testing.assert_allclose(logits.detach(), golden[f"{variant}_out_{scale}"], atol=1e-3)
+    np.testing.assert_allclose(losses.sum().detach(), golden[f"{variant}_loss_total"], rtol=1e-4)
+    losses.sum().backward()
+    parameters = dict(network.named_parameters())
+    norms = [key for key in golden.files if key.startswith(f"{variant}_gradnorm/") and ".bn." not in key]
+    assert len(norms) >= 4
+    for key in norms:
+        gradient = parameters[key.partition("/")[2]].grad
+        assert gradient is not None
+        np.testing.assert_allclose(gradient.norm(), golden[key], rtol=1e-3)
+
+
+def test_frozen_normalisation_stays_frozen() -> None:
+    network = build().train()
+    before = network.base.get_submodule("layer1.conv1.bn.running_mean".rpartition(".")[0])
+    mean = before.running_mean.clone()  # type: ignore[operator]
+    network(torch.randn(2, 3, 33, 33))
+    network.train(False)
+    network.train(True)
+    assert not before.training
+    assert torch.equal(before.running_mean, mean)  # type: ignore[arg-type]
+    assert not any(p.requires_grad for p in before.parameters())
+
+
+def test_an_unknown_model_is_refused() -> None:
+    cfg = DeepLabConfig()
+    cfg.model.name = "DeepLabV3"
+    with pytest.raises(UserError, match="DeepLabV2_ResNet101_MSC"):
+        build_deeplab(cfg)
+
+
+def test_a_first_stage_trunk_gives_logits_of_its_stride() -> None:
+    cfg = DeepLabConfig()
+    cfg.model.name, cfg.model.backbone, cfg.model.width = "DeepLabV2_Backbone_MSC", "resnet38", 0.0625
+    network = build_deeplab(cfg).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 64, 48)).shape == (1, 21, 8, 6)

@@ -1,0 +1,148 @@
+"""Training as a whole: resuming, several processes, wrong input."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs.deeplab_schema import DeepLabConfig
+from deeplab import train
+from deeplab.batches import EndlessBatches
+from deeplab.places import FINAL, logs_dir, models_dir
+from tests.deeplab.tiny_deeplab import tiny_deeplab
+from utils.config import save_config
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def _weights(cfg: DeepLabConfig, name: str = FINAL) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(models_dir(cfg) / name, weights_only=True)
+    return weights
+
+
+def _scalars(cfg: DeepLabConfig, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(logs_dir(cfg)))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_training_writes_weights_scalars_and_pictures(tmp_path: Path) -> None:
+    cfg = tiny_deeplab(tmp_path, "train.images_every=6")
+    assert train.run(cfg) == 0
+    names = {path.name for path in models_dir(cfg).glob("*.pth")}
+    assert names == {"checkpoint_3.pth", "checkpoint_6.pth", FINAL, "last.pth"}
+    assert all(key.startswith("base.") for key in _weights(cfg))
+    losses = _scalars(cfg, "loss/train")
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    assert losses[-1][1] < losses[0][1]
+    rates = [_scalars(cfg, f"lr/group_{i}")[0][1] for i in range(3)]
+    np.testing.assert_allclose(rates, np.array([1, 10, 20]) * 0.0005 * (5 / 6) ** 0.9, rtol=1e-5)
+    events = EventAccumulator(str(logs_dir(cfg)), size_guidance={"images": 0})
+    events.Reload()
+    assert {"train/input", "train/label", "train/prediction"} <= set(events.Tags()["images"])
+
+
+@pytest.mark.parametrize("freeze_bn", ["true", "false"])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze_bn: str) -> None:
+    whole = tiny_deeplab(tmp_path, "exp.id=whole", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
+    train.run(whole)
+    parts = tiny_deeplab(tmp_path, "exp.id=parts", "train.resume=auto", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
+    iterate = train.Training._iterate
+
+    def interrupted(self: train.Training, number: int, batches: object) -> object:
+        result = iterate(self, number, batches)  # type: ignore[arg-type]
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(train.Training, "_iterate", interrupted)
+    assert train.run(parts) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert not (models_dir(parts) / FINAL).exists()
+    assert train.run(parts) == 0
+    first, second = _weights(whole), _weights(parts)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert _scalars(whole, "loss/train") == _scalars(parts, "loss/train")
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    # Frozen normalisation: otherwise statistics follow each process's share.
+    frozen = (
+        "model.freeze_bn=true",
+        "solver.batch_size.train=5",
+        "solver.lr=1e-6",
+    )  # the last mini-batch leaves one process idle
+    alone = tiny_deeplab(tmp_path, "exp.id=alone", *frozen)
+    train.run(alone)
+    both = tiny_deeplab(tmp_path, "exp.id=both", *frozen)
+    path = tmp_path / "both.yaml"
+    save_config(both, path)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "deeplab", "train", "-c", str(path)]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    first, second = _scalars(alone, "loss/train"), _scalars(both, "loss/train")
+    np.testing.assert_allclose([v for _, v in first], [v for _, v in second], rtol=2e-4)
+    assert len(first) == 6
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    train.run(tiny_deeplab(tmp_path, "solver.iter_max=1"))
+    with pytest.raises(UserError, match=r"iter_size=2.*same values"):
+        train.run(tiny_deeplab(tmp_path, "train.resume=auto", "solver.iter_size=1"))
+
+
+def test_ground_truth_is_not_trained_on_by_accident(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fully_supervised=true"):
+        train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''"))
+    assert train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''", "fully_supervised=true", "solver.iter_max=1")) == 0
+
+
+def test_an_all_ignored_batch_changes_nothing_but_by_decay(tmp_path: Path) -> None:
+    cfg = tiny_deeplab(tmp_path, "solver.weight_decay=0", "model.freeze_bn=true")
+    pseudo = tmp_path / "data" / "pseudo"
+    pseudo.unlink()
+    shutil.copytree(tmp_path / "data" / "SegmentationClassAug", pseudo)
+    for path in pseudo.glob("*.png"):
+        with Image.open(path) as image:
+            Image.new("L", image.size, 255).save(path)
+    assert train.run(cfg) == 0
+    assert {value for _, value in _scalars(cfg, "loss/train")} == {0.0}
+    assert all(bool(torch.isfinite(value).all()) for value in _weights(cfg).values())
+
+
+def _spoil(tmp_path: Path, name: str, image: Image.Image | None) -> DeepLabConfig:
+    cfg = tiny_deeplab(tmp_path)
+    pseudo = tmp_path / "data" / "pseudo"
+    pseudo.unlink()
+    shutil.copytree(tmp_path / "data" / "SegmentationClassAug", pseudo)
+    (pseudo / name).unlink()
+    if image is not None:
+        image.save(pseudo / name)
+    return cfg
+
+
+def test_wrong_labels_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"img_003\.png holds the value 9; expected 0 to 3"):
+        train.run(_spoil(tmp_path / "a", "img_003.png", Image.new("L", (48, 40), 9)))
+    with pytest.raises(UserError, match=r"img_002\.png is 48x39 pixels, expected 48x40"):
+        train.run(_spoil(tmp_path / "b", "img_002.png", Image.new("L", (48, 39))))
+    with pytest.raises(UserError, match=r"1 of 6 label map files are missing .*img_001\.png"):
+        train.run(_spoil(tmp_path / "c", "img_001.png", None))
+
+
+def test_mini_batches_follow_their_position() -> None:
+    whole = list(EndlessBatches(7, 3, seed=1, start=0, stop=9))
+    assert [len(batch) for batch in whole] == [3, 3, 1] * 3
+    assert list(EndlessBatches(7, 3, seed=1, start=4, stop=9)) == whole[4:]
+    assert sorted(index for batch in whole[3:6] for _, index in batch) == list(range(7))
+    shares = [EndlessBatches(7, 3, seed=1, start=0, stop=9, rank=rank, world=2) for rank in (0, 1)]
+    assert [s.weighs(2) for s in shares] == [True, False]
+    assert [len(batch) for batch in shares[1]][:3] == [1, 1, 1]

@@ -1,0 +1,130 @@
+"""Two optimiser iterations, rates and the averaged loss against the published program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.deeplab_schema import DeepLabConfig, SolverConfig
+from deeplab.journal import LossHistory
+from deeplab.loss_module import LossModule
+from deeplab.losses import resize_labels
+from deeplab.network import build_deeplab
+from deeplab.solver import build_optimizer, learning_rate
+from tests.deeplab.test_network import SCALES, build
+from utils.distributed import Dist
+from utils.errors import UserError
+from utils.optimizers import set_learning_rate
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
+ALONE = Dist(0, 1, 0, torch.device("cpu"))
+
+
+def test_two_iterations_equal_published() -> None:
+    golden = np.load(GOLDEN / "train_step.npz")
+    solver = SolverConfig(lr=2.5e-6, lr_decay=1, iter_max=20, iter_size=2)
+    network = build()
+    module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
+    optimizer = build_optimizer(network, solver)
+    parameters = dict(network.named_parameters())
+    start = {name: value.detach().clone() for name, value in parameters.items()}
+    for iteration in (1, 2):
+        set_learning_rate(optimizer, learning_rate(solver, iteration))
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for number, letter in enumerate("ab"):
+            images, labels = torch.from_numpy(golden[f"x_{letter}"]), torch.from_numpy(golden[f"labels_{letter}"]).long()
+            losses = module(images, labels)["losses"]
+            for scale, loss in zip(SCALES, losses, strict=True):
+                size = golden[f"mb{number}_labels_{scale}"].shape[1:]
+                np.testing.assert_array_equal(resize_labels(labels, size), golden[f"mb{number}_labels_{scale}"])
+                np.testing.assert_allclose(loss.detach(), golden[f"it{iteration}_mb{number}_loss_{scale}"], rtol=1e-4)
+            part = losses.sum() / solver.iter_size
+            np.testing.assert_allclose(part.detach(), golden[f"it{iteration}_mb{number}_loss_scaled"], rtol=1e-4)
+            part.backward()
+            total += part.item()
+            if iteration == 1 and number == 0:
+                _compare_norms(golden, "gradnorm_mb0/", parameters)
+        np.testing.assert_allclose(total, golden[f"it{iteration}_loss"], rtol=1e-4)
+        _compare_norms(golden, f"it{iteration}_gradnorm/", parameters)
+        optimizer.step()
+        for key in (k for k in golden.files if k.startswith(f"it{iteration}_delta/") and ".bn." not in k):
+            name = key.partition("/")[2]
+            delta = (parameters[name].detach() - start[name]).flatten()[:8]
+            np.testing.assert_allclose(delta, golden[key], rtol=1e-2, atol=1.2e-8)
+        rates = [learning_rate(solver, iteration + 1) * group["lr_scale"] for group in optimizer.param_groups]
+        np.testing.assert_allclose(rates, golden[f"it{iteration}_lr_after"], rtol=1e-12)
+        mean = network.state_dict()["base.layer1.conv1.bn.running_mean"][:8]
+        np.testing.assert_allclose(mean, golden[f"it{iteration}_rm"], rtol=1e-6)
+
+
+def _compare_norms(golden: "np.lib.npyio.NpzFile", prefix: str, parameters: dict[str, torch.nn.Parameter]) -> None:
+    # Normalisation is frozen here and has no gradient; the published one had one that nothing used.
+    keys = [key for key in golden.files if key.startswith(prefix) and ".bn." not in key]
+    assert keys
+    for key in keys:
+        gradient = parameters[key.partition("/")[2]].grad
+        assert gradient is not None
+        np.testing.assert_allclose(gradient.norm(), golden[key], rtol=1e-3)
+
+
+def test_rates_equal_published() -> None:
+    golden = np.load(GOLDEN / "poly_lr.npz")
+    solver, factors = SolverConfig(), np.array([1, 10, 20])
+    used = [learning_rate(solver, t) * factors for t in range(1, 51)]
+    np.testing.assert_allclose(used, golden["lr_used_first50"], rtol=1e-14)
+    logged = [learning_rate(solver, t + 1) * factors for t in range(1, 51)]
+    np.testing.assert_allclose(logged, golden["lr_logged_first50"], rtol=1e-14)
+    for iteration, row, after in zip(golden["iters"].tolist(), golden["lr_used_at"], golden["lr_logged_at"], strict=True):
+        np.testing.assert_allclose(learning_rate(solver, iteration) * factors, row, rtol=1e-14)
+        np.testing.assert_allclose(learning_rate(solver, iteration + 1) * factors, after, rtol=1e-14)
+
+
+def test_warm_up_rises_to_the_schedule() -> None:
+    solver = SolverConfig()
+    assert learning_rate(solver, 1, warmup=4) == pytest.approx(solver.lr / 4)
+    assert learning_rate(solver, 4, warmup=4) == learning_rate(solver, 4)
+
+
+def test_the_averaged_loss_equals_published() -> None:
+    golden = np.load(GOLDEN / "moving_average.npz")
+    history = LossHistory(int(golden["window"]), ALONE)
+    for value, average in zip(golden["values"], golden["average"], strict=True):
+        history.add(torch.tensor(float(value), dtype=torch.float64), ["a"])
+        np.testing.assert_allclose(history.read(), average, rtol=1e-12)
+
+
+def test_a_loss_that_is_not_finite_names_its_images() -> None:
+    history = LossHistory(20, ALONE)
+    history.add(torch.tensor(1.0), ["good"])
+    history.add(torch.tensor(float("nan")), ["2007_000032"])
+    with pytest.raises(UserError, match="2007_000032"):
+        history.read()
+
+
+def test_parameter_groups_are_the_published_ones() -> None:
+    cfg = DeepLabConfig()
+    with torch.device("meta"):
+        network = build_deeplab(cfg)
+    groups = build_optimizer(network, cfg.solver).param_groups
+    assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [
+        (104, 42_394_816),
+        (4, 1_548_288),
+        (4, 84),
+    ]
+    assert [(g["lr_scale"], g["weight_decay"]) for g in groups] == [(1.0, 5e-4), (10.0, 5e-4), (20.0, 0.0)]
+
+
+def test_the_fov_head_is_trained_unless_told_otherwise() -> None:
+    cfg = DeepLabConfig()
+    cfg.model.name = "DeepLabV1_ResNet101_MSC"
+    with torch.device("meta"):
+        network = build_deeplab(cfg)
+    assert [len(g["params"]) for g in build_optimizer(network, cfg.solver).param_groups] == [104, 3, 3]
+    assert [len(g["params"]) for g in build_optimizer(network, cfg.solver, untrained_fov=True).param_groups] == [104, 0, 0]
+    cfg.model.name = "DeepLabV2_ResNet101_MSC"
+    with torch.device("meta"):
+        other = build_deeplab(cfg)
+    with pytest.raises(UserError, match="untrained_fov"):
+        build_optimizer(other, cfg.solver, untrained_fov=True)

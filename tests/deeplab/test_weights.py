@@ -1,0 +1,112 @@
+"""Loading weights: published names with or without prefixes, initial weights, torchvision's; nothing silently."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from configs.deeplab_schema import DeepLabConfig
+from deeplab.multi_scale import MultiScale
+from deeplab.network import build_deeplab
+from deeplab.weights import from_torchvision, load_checkpoint, load_initial
+from tests.deeplab.test_network import GOLDEN
+from tests.deeplab.tiny_deeplab import tiny_deeplab
+from tests.golden_weights import filled
+from utils.errors import UserError
+
+
+def _network(tmp_path: Path, *overrides: str) -> MultiScale:
+    return build_deeplab(tiny_deeplab(tmp_path, *overrides))
+
+
+@pytest.mark.parametrize("prefix", ["", "base.", "module.base.", "module."])
+def test_checkpoints_load_with_any_prefix(tmp_path: Path, prefix: str) -> None:
+    state = filled(_network(tmp_path).state_dict())
+    path = tmp_path / "w.pth"
+    torch.save({prefix + key.removeprefix("base."): value for key, value in state.items()}, path)
+    network = _network(tmp_path)
+    load_checkpoint(network, path)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    state = _network(tmp_path).state_dict()
+    path = tmp_path / "w.pth"
+    torch.save({key: value for key, value in state.items() if "aspp.c0" not in key}, path)
+    with pytest.raises(UserError, match=r"2 missing keys \(aspp\.c0"):
+        load_checkpoint(_network(tmp_path), path)
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"dataset\.n_classes"):
+        load_checkpoint(_network(tmp_path, "dataset.n_classes=6"), path)
+
+
+def test_an_init_file_that_misses_trunk_keys_is_refused(tmp_path: Path) -> None:
+    cfg = DeepLabConfig()
+    cfg.model.n_blocks = [1, 1, 1, 1]
+    network = build_deeplab(cfg)
+    path = tmp_path / "init.pth"
+    torch.save({f"encoder.{key}": value for key, value in network.base.state_dict().items()}, path)
+    with pytest.raises(UserError, match="lacks .* trunk entries"):
+        load_initial(network, path, [])
+    torch.save({f"base.{key}": value for key, value in network.base.state_dict().items()}, path)
+    assert "head starts from it as well" in load_initial(network, path, [])
+
+
+def test_the_published_coco_init_fills_the_trunk_and_not_the_head(tmp_path: Path) -> None:
+    listed = json.loads((GOLDEN / "state_dict_deeplabv1_resnet101_coco_init.json").read_text())
+    state = {key: torch.zeros(shape) for key, shape in listed.items()}
+    path = tmp_path / "coco.pth"
+    torch.save(state, path)
+    network = build_deeplab(DeepLabConfig())
+    message = load_initial(network, path, [])
+    assert "head starts at random" in message
+    assert "fc.weight" in message
+    own = network.base.state_dict()
+    assert own["layer5.block3.increase.conv.weight"].abs().sum() == 0
+    assert own["aspp.c0.weight"].std().item() == pytest.approx(0.01, rel=0.05)
+
+
+class _BgrGrey(nn.Module):
+    """A torchvision network fed with BGR grey levels minus the mean, by way of its own normalisation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        out: torch.Tensor = self.network(x.flip(1) / (255 * std))
+        return out
+
+
+def test_torchvision_stems_see_the_same_picture(tmp_path: Path) -> None:
+    source = torchvision.models.resnet101(weights=None).eval()
+    source.load_state_dict(filled(source.state_dict()))
+    path = tmp_path / "resnet101.pth"
+    torch.save(source.state_dict(), path)
+    cfg = DeepLabConfig()
+    network = build_deeplab(cfg).eval()
+    message = load_initial(network, path, [])
+    assert "fc.weight" not in message or "not used" in message
+    x = 50 * torch.randn(1, 3, 33, 33)
+    stem = _BgrGrey(nn.Sequential(source.conv1, source.bn1, source.relu))
+    with torch.no_grad():
+        ours = network.base.get_submodule("layer1.conv1")(x)
+        torch.testing.assert_close(ours, stem(x), rtol=1e-4, atol=1e-4)
+        # The first stage of blocks has no stride: the same function. Pooling differs only by its border rule.
+        features = torch.randn(1, 64, 17, 17)
+        torch.testing.assert_close(network.base.get_submodule("layer2")(features), source.layer1(features))
+
+
+def test_torchvision_vgg_is_renamed(tmp_path: Path) -> None:
+    source = torchvision.models.vgg16(weights=None).eval()
+    state = from_torchvision(source.state_dict())
+    with torch.device("meta"):
+        cfg = DeepLabConfig()
+        cfg.model.name = "DeepLabV1_VGG16_MSC"
+        own = build_deeplab(cfg).base.state_dict()
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if not k.startswith("aspp")}
+    assert torch.equal(state["layer2.2.0.weight"], source.state_dict()["features.28.weight"])

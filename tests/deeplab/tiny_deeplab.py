@@ -1,0 +1,47 @@
+"""A very narrow segmentation network on the tiny VOC set: seconds on a CPU."""
+
+from pathlib import Path
+
+import yaml
+
+from configs.deeplab_schema import DeepLabConfig
+from tests.tiny_data import CLASSES, write_tiny_voc
+from utils.config import load_schema
+
+
+def tiny_deeplab(tmp_path: Path, *overrides: str) -> DeepLabConfig:
+    """Return a configuration over `tmp_path/data`, whose labels in `pseudo` are the ground truth."""
+    root = tmp_path / "data"
+    if not root.exists():
+        write_tiny_voc(root)
+        (root / "pseudo").symlink_to(root / "SegmentationClassAug")
+    path = tmp_path / "deeplab.yaml"
+    path.write_text(yaml.safe_dump({"DATASET": {"NAME": "tiny", "N_CLASSES": CLASSES + 1}}))
+    settings = [
+        f"exp.output_dir={tmp_path / 'out'}",
+        "exp.id=tiny",
+        f"dataset.root={root}",
+        f"dataset.train_list={root / 'train_aug.txt'}",
+        f"dataset.val_list={root / 'train_aug.txt'}",
+        "dataset.label_dir=pseudo",
+        "device=cpu",
+        "image.size.train=33",
+        "image.size.test=48",
+        "model.name=DeepLabV2_Backbone_MSC",
+        "model.backbone=resnet38",
+        "model.width=0.0625",
+        "model.freeze_bn=false",
+        "model.msc_scales=[0.75]",
+        "model.atrous_rates=[1,2]",
+        "solver.batch_size.train=4",
+        "solver.iter_max=6",
+        "solver.iter_size=2",
+        "solver.iter_tb=1",
+        "solver.iter_save=3",
+        "solver.lr_decay=1",
+        "solver.lr=0.0005",
+        "train.images_every=0",
+        "crf.workers=1",
+        "crf.iter_max=2",
+    ]
+    return load_schema(path, [*settings, *overrides], DeepLabConfig)

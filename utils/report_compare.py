@@ -1,0 +1,200 @@
+"""The comparison of two runs: numbers side by side, and images by gain and loss of run A against run B."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from utils.report_figures import curves_figure, threshold_figure
+from utils.report_gallery import Gallery, GalleryLimits, Item, make_gallery, spread_over_splits
+from utils.report_images import ImageScores, ImageTask, Pictures, find_images, score_images
+from utils.report_overview import duration
+from utils.report_page import label_css_colours, write_page
+from utils.report_run import Run
+from utils.report_settings import show_value
+from utils.report_stages import Stage
+from utils.report_tiles import Tile, TileWriter, write_tiles
+
+LOSS_FIRST = (("up", "losses first"), ("down", "gains first"), ("classes", "class"), ("name", "name"))
+# Paths and names follow from the run's own name.
+SAME_BY_NATURE = ("name", "run_dir", "cam.checkpoint", "cam.dir", "cam.label_dir", "eval.", "pseudo.cam_dir", "pseudo.out_dir")
+
+# A's and B's scores of the same image.
+ScoredPair = tuple[ImageScores, ImageScores]
+
+
+def write_comparison(one: Run, other: Run, page: Path, limits: GalleryLimits) -> None:
+    """Write the page that compares run A (`one`) with run B (`other`) and the pictures it shows.
+
+    Raises:
+        UserError: naming a picture that is damaged or of the wrong size.
+    """
+    common = common_stages(one, other)
+    gallery = _gallery(one, other, page, limits)
+    names = one.names
+    rated = [(a, b) for a, b in common if a.iou and b.iou]
+    context: dict[str, Any] = {
+        "title": f"{one.name} against {other.name}",
+        "subtitle": f"A: {one.files.folder} · B: {other.files.folder}",
+        "name_a": one.name,
+        "name_b": other.name,
+        "numbers": [(a.title, a.mean_iou, b.mean_iou) for a, b in common],
+        "times": _times(one, other),
+        "differences": setting_differences(one.settings, other.settings),
+        "figures": _figures(one, other),
+        "classes": [
+            (name, [(a.iou.get(name), b.iou.get(name)) for a, b in rated])
+            for name in names
+            if any(a.iou.get(name) is not None or b.iou.get(name) is not None for a, b in rated)
+        ],
+        "class_titles": [a.title for a, _ in rated],
+        "names": names,
+        "colours": label_css_colours(names),
+        "gallery": gallery,
+        "gallery_missing": "" if gallery else "The runs have no image with scores in common.",
+        "links": [("index.html", f"report of {one.name}")],
+        "sections": [("numbers", "Numbers"), ("settings", "Settings")],
+    }
+    context["sections"] += [
+        (key, key.capitalize()) for key in ("curves", "classes") if context[{"curves": "figures"}.get(key, key)]
+    ]
+    context["sections"] += [("images", "Images")] if gallery else []
+    write_page("compare.html", page, context)
+
+
+def common_stages(one: Run, other: Run) -> list[tuple[Stage, Stage]]:
+    """Return the stages both runs have, by key."""
+    others = {stage.key: stage for stage in other.stages}
+    return [(stage, others[stage.key]) for stage in one.stages if stage.key in others]
+
+
+def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (key, A's value, B's value) of the settings that differ, but for names and paths of the runs themselves."""
+    keys = [key for key in dict.fromkeys([*one, *other]) if not key.startswith(SAME_BY_NATURE)]
+    shown = [(key, *(show_value(s[key]) if key in s else "not set" for s in (one, other))) for key in keys]
+    return [(key, a, b) for key, a, b in shown if a != b]
+
+
+def differences(pair: ScoredPair) -> dict[str, list[Any]]:
+    """Return stage key -> [A's mean IoU - B's, {label value: difference}] as the page's script reads it."""
+    found: dict[str, list[Any]] = {}
+    for key, a in pair[0].scores.items():
+        b = pair[1].scores.get(key)
+        if b is None or a.mean is None or b.mean is None:
+            continue
+        both = a.by_value.keys() & b.by_value.keys()
+        found[key] = [
+            round(a.mean - b.mean, 4),
+            {value: round(a.by_value[value] - b.by_value[value], 4) for value in sorted(both)},
+        ]
+    return found
+
+
+def choose_pairs(pairs: Sequence[ScoredPair], most: int) -> list[ScoredPair]:
+    """Return at most `most` images, half those that lose most and half those that gain most at the last stage, losses first."""
+    ranked = sorted((pair for pair in pairs if differences(pair)), key=_last_difference)
+    if len(ranked) <= most:
+        return ranked
+    return [*ranked[: most // 2], *ranked[len(ranked) - (most - most // 2) :]]
+
+
+def _last_difference(pair: ScoredPair) -> float:
+    return float(list(differences(pair).values())[-1][0])
+
+
+def _gallery(one: Run, other: Run, page: Path, limits: GalleryLimits) -> Gallery | None:
+    common = common_stages(one, other)
+    if one.places is None or other.places is None or not common or not limits.shown:
+        return None
+    places = one.places
+    sides = [Pictures(places, {s.key: s.maps for s in stages}) for stages in zip(*common, strict=True)]
+    tasks_a, tasks_b = (
+        {task.image_id: task for task in find_images(side, stages)}
+        for side, stages in zip(sides, zip(*common, strict=True), strict=True)
+    )
+    shared = spread_over_splits([task for name, task in tasks_a.items() if name in tasks_b], limits.scored)
+    scored_a = score_images(sides[0], shared, workers=limits.workers)
+    scored_b = score_images(sides[1], [tasks_b[task.image_id] for task in shared], workers=limits.workers)
+    pairs = choose_pairs(list(zip(scored_a, scored_b, strict=True)), limits.shown)
+    if not pairs:
+        return None
+    rows = _tiles(sides, common, page, pairs, limits.workers)
+    titles = {a.key: a.short for a, _ in common}
+    note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the gain in mean IoU of A over B" + (
+        ": half the largest losses, half the largest gains." if len(pairs) < len(shared) else "."
+    )
+    return make_gallery(
+        [_item(pair, tiles, titles) for pair, tiles in zip(pairs, rows, strict=True)],
+        [differences(pair) for pair in pairs],
+        [(key, title) for key, title in titles.items() if any(key in differences(pair) for pair in pairs)],
+        measure="gain",
+        orders=LOSS_FIRST,
+        note=note,
+    )
+
+
+def _tiles(
+    sides: Sequence[Pictures], common: Sequence[tuple[Stage, Stage]], page: Path, pairs: Sequence[ScoredPair], workers: int
+) -> list[list[Tile]]:
+    """Return for each image: photo and ground truth, then each stage of A beside the same of B, errors beside errors."""
+    rows: list[list[list[Tile]]] = []
+    for side, letter in enumerate("AB"):
+        titles = {stages[side].key: f"{letter}: {stages[side].short}" for stages in common}
+        kinds = ("image", "truth", "labels", "error") if side == 0 else ("labels", "error")
+        writer = TileWriter(sides[side], titles, page.parent, f"{page.stem}_{letter.lower()}", kinds)
+        rows.append(write_tiles(writer, [pair[side].task for pair in pairs], workers=workers))
+    return [_interleave(a, b) for a, b in zip(*rows, strict=True)]
+
+
+def _interleave(first: Sequence[Tile], second: Sequence[Tile]) -> list[Tile]:
+    """Return the tiles of A in their order (ground truth second), each followed by the same kind of B."""
+    of_b = {(tile.kind, tile.stage): tile for tile in second}
+    ordered = sorted(first, key=lambda tile: {"image": 0, "truth": 1}.get(tile.kind, 2))
+    mixed: list[Tile] = []
+    for tile in ordered:
+        mixed.append(tile)
+        if (tile.kind, tile.stage) in of_b:
+            mixed.append(of_b[tile.kind, tile.stage])
+    return mixed
+
+
+def _item(pair: ScoredPair, tiles: Sequence[Tile], titles: Mapping[str, str]) -> Item:
+    task: ImageTask = pair[0].task
+    badges = []
+    for key, (change, _) in differences(pair).items():
+        a, b = (side.scores[key].mean or 0.0 for side in pair)
+        badges.append((titles[key], f"A {100 * a:.0f} · B {100 * b:.0f} ({100 * change:+.0f})", change))
+    return Item(task.image_id, task.split, pair[0].values, badges, tiles)
+
+
+def _times(one: Run, other: Run) -> list[tuple[str, str, str]]:
+    rows = []
+    for program in dict.fromkeys(timing.program for timing in one.timings):
+        a, b = (sum(t.seconds for t in run.timings if t.program == program) for run in (one, other))
+        rows.append((f"time of {program}", duration(a), duration(b) if b else "–"))
+    return rows
+
+
+def _figures(one: Run, other: Run) -> list[tuple[str, Markup]]:
+    figures = []
+    titles = dict.fromkeys(curves.title for curves in one.curves)
+    for index, title in enumerate(titles):
+        losses = {
+            f"{letter}: {name}": curve
+            for letter, run in (("A", one), ("B", other))
+            for curves in run.curves
+            if curves.title == title
+            for name, curve in curves.losses.items()
+        }
+        if losses:
+            figures.append((f"{title}: losses", curves_figure(f"loss{index}", losses, "loss")))
+    sweeps = {
+        f"{letter}: {stage.title}": stage.curve
+        for letter, run in (("A", one), ("B", other))
+        for stage in run.stages
+        if stage.curve is not None
+    }
+    if sweeps:
+        figures.append(("CAM: mean IoU over the background threshold", threshold_figure("sweep", sweeps)))
+    return figures

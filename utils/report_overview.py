@@ -1,0 +1,166 @@
+"""The numbers part of a report: cards of the stages, table of classes, confused pairs, times, settings. Text, not HTML."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.classes import BACKGROUND
+from utils.report_figures import row_shares
+from utils.report_files import RunFiles, read_json
+from utils.report_stages import Stage
+from utils.run_log import format_seconds
+from utils.stage_record import read_stage_records
+
+PAIRS = 6
+MINUTE, HOUR = 60, 3600
+# In the order of the pipeline.
+PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", "deeplab_train", "deeplab_test", "deeplab_crf")
+# Pairs below this share of the class's pixels are no news.
+LEAST_SHARE = 0.005
+
+
+@dataclass(frozen=True)
+class Card:
+    """One step of the pipeline strip; `score` in [0, 1] or None."""
+
+    title: str
+    score: float | None
+    headline: str
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one program took."""
+
+    program: str
+    images: int
+    seconds: float
+    memory: str
+    output: str
+
+
+@dataclass(frozen=True)
+class ClassCell:
+    """Scores of a class at one stage, in [0, 1] or None."""
+
+    iou: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Pixels of `truth` that were labelled `predicted`, as a share of the pixels of `truth`."""
+
+    truth: str
+    predicted: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Confused:
+    """The pairs most often confused: one class for another, objects taken for background, background for objects."""
+
+    classes: list[Pair] = field(default_factory=list)
+    missed: list[Pair] = field(default_factory=list)
+    invented: list[Pair] = field(default_factory=list)
+
+
+def read_timings(files: RunFiles) -> list[Timing]:
+    """Return what the programs of a run took: trainings from their summary.json, the others from stages.json."""
+    timings = []
+    for path in files.summaries:
+        summary = read_json(path)
+        if "seconds" in summary:
+            memory = _memory(summary.get("peak_memory_gib"), None, str(summary.get("device", "")))
+            name = "deeplab_train" if files.deeplab in path.parents else "train_l2g"
+            timings.append(Timing(name, int(summary.get("images", 0)), float(summary["seconds"]), memory, str(path.parent)))
+    known = {timing.program for timing in timings}
+    for path in files.records:
+        for entry in read_stage_records(path):
+            if entry.get("program") in known and str(entry.get("program", "")).endswith(("train_l2g", "deeplab_train")):
+                continue
+            memory = _memory(entry.get("peak_memory_gib"), entry.get("peak_gpu_memory_gib"), "")
+            parts = entry["program"], int(entry.get("images") or 0), float(entry["seconds"]), memory, entry.get("output", "")
+            timings.append(Timing(*parts))
+    inferred = [t for t in timings if t.program == "test_l2g"]
+    for result in files.cam_results:  # runs of earlier versions
+        infer = result.with_name("infer.json")
+        if not inferred and infer.exists() and (content := read_json(infer)).get("done"):
+            timings.append(Timing("test_l2g", content["done"], content["seconds"], "–", str(result.with_name("attention"))))
+    return sorted(timings, key=_position)
+
+
+def training_card(files: RunFiles, settings: Mapping[str, Any], timings: Sequence[Timing]) -> Card | None:
+    """Return the card of the first stage's training; None for a run without one."""
+    summaries = [path for path in files.summaries if files.deeplab not in path.parents]
+    if not summaries and not (files.folder / "log.txt").exists():
+        return None
+    summary = read_json(summaries[0]) if summaries else {}
+    epochs, plain = settings.get("train.epochs"), settings.get("train.classify_epochs", 0)
+    kind = "plain CAM classifier" if epochs == plain else "local to global"
+    facts = [("network", str(settings.get("model.backbone", "?"))), ("epochs", f"{epochs} ({plain} plain)")]
+    if summary:
+        facts += [("images", f"{summary.get('images', '?')}"), ("device", str(summary.get("device", "?")))]
+    return Card("Training", None, kind if summary else f"{kind}, unfinished", [*facts, *_took(timings, ("train_l2g",), None)])
+
+
+def stage_card(stage: Stage, timings: Sequence[Timing]) -> Card:
+    """Return the card of a stage that makes label maps."""
+    headline = "" if stage.mean_iou is not None else "no ground truth"
+    output = None if stage.key.startswith("deeplab") else stage.output
+    return Card(stage.title, stage.mean_iou, headline, [*stage.facts, *_took(timings, stage.programs, output)])
+
+
+def class_rows(stages: Sequence[Stage], names: Sequence[str]) -> list[tuple[str, list[ClassCell]]]:
+    """Return (label name, a cell per stage) for every label that has a score at any stage, background first."""
+    known = [name for name in names if any(stage.iou.get(name) is not None for stage in stages)]
+    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in known]
+
+
+def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confused:
+    """Name the largest entries off the diagonal of a confusion matrix (rows: ground truth), as shares of their row."""
+    shares = np.nan_to_num(row_shares(confusion))
+    np.fill_diagonal(shares, 0)
+    found = Confused()
+    for flat in np.argsort(shares, axis=None)[::-1]:
+        row, column = np.unravel_index(flat, shares.shape)
+        share = float(shares[row, column])
+        if share <= 0:
+            break
+        group = found.invented if row == BACKGROUND else found.missed if column == BACKGROUND else found.classes
+        if len(group) < PAIRS and (share >= LEAST_SHARE or row == BACKGROUND):
+            group.append(Pair(names[int(row)], names[int(column)], share))
+    return found
+
+
+def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None) -> list[tuple[str, str]]:
+    """Return time and memory of the programs that wrote `output` (None: any)."""
+    mine = [t for t in timings if t.program in programs and (output is None or Path(t.output) == Path(output))]
+    if not mine:
+        return []
+    return [("time", duration(sum(t.seconds for t in mine))), ("peak memory", mine[-1].memory)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: "4.2 s", "6:51 min" or "2:03:04 h"."""
+    if seconds < MINUTE:
+        return f"{seconds:.1f}\u00a0s"
+    return f"{format_seconds(seconds).lstrip('0')}\u00a0{'min' if seconds < HOUR else 'h'}"
+
+
+def _position(timing: Timing) -> int:
+    return PROGRAMS.index(timing.program) if timing.program in PROGRAMS else len(PROGRAMS)
+
+
+def _memory(resident: float | None, gpu: float | None, device: str) -> str:
+    if resident is None:
+        return "–"
+    if device.startswith("cuda"):
+        return f"{resident:.2f}\u00a0GiB on the GPU"
+    return f"{resident:.2f}\u00a0GiB" + (f", {gpu:.2f}\u00a0GiB on the GPU" if gpu is not None else "")

@@ -1,0 +1,39 @@
+"""What a finished training leaves: weights of one network alone, and a summary of what it took."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from utils.distributed import Dist
+from utils.files import atomic_path, write_text_atomic
+from utils.train_loop import peak_memory
+from utils.train_state import Position, PublishedNetwork
+
+
+def write_outputs(model_dir: Path, network: PublishedNetwork, at: Position, images: int, place: Dist) -> Path:
+    """Write `final.pth` (weights of `network` alone, the path returned) and `summary.json` into `model_dir`."""
+    final = model_dir / "final.pth"
+    export_weights(network, final)
+    write_summary(model_dir / "summary.json", at, images, place)
+    return final
+
+
+def export_weights(network: PublishedNetwork, path: Path) -> None:
+    """Write a network's weights alone, under the published key names, on the CPU and contiguous."""
+    weights = {k: v.cpu().contiguous() for k, v in network.to_published(network.state_dict()).items()}
+    with atomic_path(path) as temporary:
+        torch.save(weights, temporary)
+
+
+def write_summary(path: Path, at: Position, images: int, place: Dist) -> None:
+    """Write how long the training took, over how many images and epochs, on what, and its peak memory, as JSON."""
+    summary = {
+        "seconds": round(at.seconds, 1),
+        "epochs": at.epoch,
+        "images": images,
+        "processes": place.world,
+        "device": str(place.device),
+        "peak_memory_gib": round(peak_memory(place.device), 3),
+    }
+    write_text_atomic(path, json.dumps(summary, indent=2) + "\n")
