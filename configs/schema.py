@@ -175,6 +175,9 @@ class CamConfig:
     dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
     label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    refine_dir: str = key(
+        "", "also write maps for refinement networks (AffinityNet, IRN) as <id>.npz: classes, labels, cam, high_res; empty: no"
+    )
     batch_size: int = key(1, "images of one size per forward (each is doubled by flip)")
     labels: str = key(
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
