@@ -145,7 +145,7 @@ def _label_stage(files: RunFiles, path: Path) -> Stage:
     facts = [
         ("coverage", f"{100 * result['coverage']:.1f}\u00a0%"),
         ("ignored", f"{100 * result['ignored']:.1f}\u00a0%"),
-        ("ignored entirely", f"{result['images_ignored']} of {result['images']}"),
+        ("all ignored", f"{result['images_ignored']} of {result['images']}"),
         ("foreground", f"{100 * result['foreground']:.1f}\u00a0%"),
     ]
     stage = Stage(

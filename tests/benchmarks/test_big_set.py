@@ -15,7 +15,10 @@ def test_every_part_runs(part: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_table_compares_times_per_entry() -> None:
-    sizes = {n: {"seconds": n * factor, "peak": 9.0, "before": 8.0, "worker": 7.0} for n, factor in ((10, 0.1), (100, 0.2))}
+    sizes = {
+        n: {"seconds": 1.0, "processor": n * factor, "peak": 9.0, "before": 8.0, "worker": 7.0}
+        for n, factor in ((10, 0.1), (100, 0.2))
+    }
     lines = table({"sweep": sizes}).splitlines()
     assert "| 1.00x | 9 | 8 | 7 |" in lines[2]
     assert "| 2.00x |" in lines[3]

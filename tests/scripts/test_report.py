@@ -56,6 +56,14 @@ def _report(*arguments: str | Path) -> None:
     main([*map(str, arguments), "--workers", "1"])
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longest where a test looks at other parts."""
+    monkeypatch.setattr("utils.report_single._figures", lambda run: [])
+    monkeypatch.setattr("utils.report_single._confusions", lambda run: [])
+    monkeypatch.setattr("utils.report_compare._figures", lambda one, other: [])
+
+
 def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path)
     _report("--run", run, "--pictures", tmp_path / "readme")
@@ -81,6 +89,7 @@ def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert all(path.stat().st_size < 200_000 for path in (tmp_path / "readme").iterdir())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_gallery_is_sorted_and_thumbnails_are_written_once(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     _report("--run", run)
@@ -136,6 +145,7 @@ def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
     assert ('id="gallery"' in text) == (left in ("ms", "pseudo_saliency", "deeplab"))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_configuration_names_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, deeplab=False)
     _report("--config", run / "ms/result.yaml", "--out", tmp_path / "page")
@@ -143,6 +153,7 @@ def test_configuration_names_the_run(tmp_path: Path) -> None:
     assert not (run / "report").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_wrong_input_is_one_sentence(tmp_path: Path) -> None:
     run = make_run(tmp_path, deeplab=False)
     with pytest.raises(UserError, match="is no folder"):

@@ -1,5 +1,6 @@
 """The report in a real browser: filters, viewer, keyboard, no messages on the console, no sideways scrolling."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -90,6 +91,21 @@ def test_filters_and_orders(browser: Any, pages: Path) -> None:
     page.fill("#by-name", "IMG_003")
     assert _shown(page) == ["img_003"]
     assert problems == []
+
+
+def test_sorts_by_stage_and_by_the_iou_of_the_chosen_class(browser: Any, pages: Path) -> None:
+    page, _ = _open(browser, pages / "index.html", DESKTOP)
+    data = json.loads(page.text_content("#gallery-data"))
+    for stage in ("cam", "deeplab_crf"):
+        for value in ("", "1", "3"):
+            page.select_option("#by-stage", stage)
+            page.select_option("#by-class", value)
+            of_stage = {image["id"]: image["scores"][stage] for image in data if not value or int(value) in image["values"]}
+            expected = sorted(score[1][value] if value else score[0] for score in of_stage.values())
+            for order, ranked in (("up", expected), ("down", expected[::-1])):
+                page.select_option("#by-order", order)
+                found = [of_stage[name][1][value] if value else of_stage[name][0] for name in _shown(page)]
+                assert found == ranked, (stage, value, order)
 
 
 def test_viewer_and_keyboard(browser: Any, pages: Path) -> None:
