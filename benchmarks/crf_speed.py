@@ -3,6 +3,7 @@
     python -m benchmarks.crf_speed                                          # one CPU thread, 500x375, 21 and 81 classes
     python -m benchmarks.crf_speed --image data/voc12/JPEGImages/2007_000392.jpg
     python -m benchmarks.crf_speed --device cuda --batch 8                  # per image in a batch, against one core
+    python -m benchmarks.crf_speed --no-plain                               # without the baseline that takes longest
     python -m benchmarks.crf_speed --size 60x45 --repeat 1                  # seconds; checks the program, measures nothing
 
 Prints a Markdown table of medians (the two versions take turns). Without --image the picture is made of smooth colour fields
@@ -38,7 +39,14 @@ Pixels = NDArray[np.uint8]
 
 
 def run(
-    classes: list[int], size: tuple[int, int], *, device: torch.device, batch: int, repeat: int, image: Path | None = None
+    classes: list[int],
+    size: tuple[int, int],
+    *,
+    device: torch.device,
+    batch: int,
+    repeat: int,
+    image: Path | None = None,
+    with_plain: bool = True,
 ) -> Iterator[Row]:
     """Yield a row per comparison; `size` is (W, H), `batch` the images a GPU takes at once (1 on a CPU)."""
     picture = _picture(size) if image is None else np.asarray(read_image(image).resize(size))
@@ -56,6 +64,8 @@ def run(
             plain, _ours(probabilities, picture, device, batch, drop_below=DROP), (device, batch, repeat),
             goal=0 if cuda else DROP_GOAL,
         )  # fmt: skip
+        if not with_plain:
+            continue
         straight = partial(_straight, probabilities, picture, device)
         ours = _ours(probabilities, picture, device, batch)
         yield _row(f"plain tensor operations, {count} classes", straight, ours, (device, batch, repeat))
@@ -121,6 +131,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images ours takes at once, >= 1 (default 1)")
     parser.add_argument("--repeat", type=int, default=5, help="timings of each version, >= 1 (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the torch versions (default 1)")
+    parser.add_argument("--no-plain", action="store_true", help="compare with pydensecrf alone")
     arguments = parser.parse_args(argv)
     if min(arguments.repeat, arguments.threads, arguments.batch) < 1:
         parser.error("--repeat, --threads and --batch must be at least 1")
@@ -136,11 +147,12 @@ def main(argv: list[str]) -> None:
     except ValueError:
         parser.error("--classes takes numbers like 21,81 and --size two like 500x375")
     torch.set_num_threads(arguments.threads)
-    rows = list(
-        run(classes, (width, height), device=device, batch=arguments.batch, repeat=arguments.repeat, image=arguments.image)
-    )
+    rows = run(
+        classes, (width, height), device=device, batch=arguments.batch, repeat=arguments.repeat, image=arguments.image,
+        with_plain=not arguments.no_plain,
+    )  # fmt: skip
     print(f"{width}x{height}, 10 iterations; {machine_line(device)}")
-    print(table(rows))
+    print(table(list(rows)))
 
 
 if __name__ == "__main__":
