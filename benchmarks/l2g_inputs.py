@@ -72,16 +72,16 @@ def make_views(size: tuple[int, int], scales: tuple[float, ...]) -> list[Tensor]
 
 
 def write_files(root: Path, images: int, size: tuple[int, int], num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Write images, palette label maps and CAM PNGs in the VOC layout below `root`; returns id -> present classes.
+    """Write images, saliency, palette label maps and CAM PNGs in the VOC layout below `root`; returns id -> present classes.
 
     Args:
-        root: gets JPEGImages, SegmentationClassAug and cams.
+        root: gets JPEGImages, Sal, SegmentationClassAug and cams.
         images: how many.
         size: (W, H), pixels.
         num_classes: 20 or 80.
     """
     rng = np.random.default_rng(0)
-    for folder in ("JPEGImages", "SegmentationClassAug", "cams"):
+    for folder in ("JPEGImages", "Sal", "SegmentationClassAug", "cams"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     counts = CLASSES_PER_IMAGE[num_classes]
     labels = {}
@@ -93,6 +93,7 @@ def write_files(root: Path, images: int, size: tuple[int, int], num_classes: int
             Image.fromarray(cam).save(root / f"cams/{name}_{k}.png")
         pixels = np.stack([_smooth(rng, size) for _ in range(3)], axis=-1)
         Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=90)
+        Image.fromarray(_smooth(rng, size)).save(root / f"Sal/{name}.png")
         truth = Image.fromarray(_truth(np.stack(cams), present, _smooth(rng, size)))
         truth.putpalette(palette())
         truth.save(root / f"SegmentationClassAug/{name}.png")

@@ -18,20 +18,22 @@ import torch
 from benchmarks.file_parts import measure_gen_gt, measure_sweep
 from benchmarks.measure import Row, machine_line, projection, table
 from benchmarks.network_parts import measure_cam, measure_step, measure_target
+from benchmarks.sample_parts import measure_sample
 from benchmarks.sizes import SIZES, Settings
 
 PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "step": measure_step,
     "cam": measure_cam,
     "target": measure_target,
+    "sample": measure_sample,
     "sweep": measure_sweep,
     "gen_gt": measure_gen_gt,
 }
 
 
-def run(size: str, parts: list[str], *, repeat: int, tf32: bool = True, precision: str = "auto") -> list[Row]:
+def run(size: str, parts: list[str], *, repeat: int, tf32: bool = True, precision: str = "auto", data: str = "") -> list[Row]:
     """Measure the named parts at one of `SIZES`; every part is a key of `PARTS`."""
-    settings = Settings(SIZES[size], torch.device(SIZES[size].device), repeat, tf32, precision)
+    settings = Settings(SIZES[size], torch.device(SIZES[size].device), repeat, tf32, precision, data)
     return [row for part in parts for row in PARTS[part](settings)]
 
 
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the project's code (default auto)"
     )
+    parser.add_argument("--data", default="", help="VOC folder with train_cls.txt to load samples from (default: made up)")
     arguments = parser.parse_args(argv)
     parts = arguments.only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
@@ -56,7 +59,14 @@ def main(argv: list[str]) -> None:
         parser.error("--size gpu needs a CUDA device and none is visible; use --size cpu")
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    rows = run(arguments.size, parts, repeat=arguments.repeat, tf32=not arguments.no_tf32, precision=arguments.precision)
+    rows = run(
+        arguments.size,
+        parts,
+        repeat=arguments.repeat,
+        tf32=not arguments.no_tf32,
+        precision=arguments.precision,
+        data=arguments.data,
+    )
     print(f"size {arguments.size}: {SIZES[arguments.size].note}")
     print(machine_line(torch.device(SIZES[arguments.size].device)))
     print(table(rows))

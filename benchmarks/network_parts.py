@@ -15,7 +15,7 @@ from benchmarks.sizes import Settings
 from configs.schema import CamConfig, L2GConfig, TrainConfig
 from models import transfer
 from utils.cam_inference import CamSettings, infer_batch
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import INFERENCE_FORMAT, autocast_for
 
 VOC_CLASSES = 20
 # Classes of the image CAMs are made of.
@@ -66,10 +66,10 @@ def measure_cam(s: Settings) -> Iterator[Row]:
     size, settings = s.size, CamSettings(flip=True, score_threshold=None, label_threshold=None)
     network = make_network(size.width, VOC_CLASSES, s.device, seed=0)
     weights = published_weights(network)
-    network = network.to(memory_format=memory_format_for(s.device))
+    network = network.to(memory_format=INFERENCE_FORMAT)
     scales = [view.to(s.device) for view in make_views(size.image, tuple(CamConfig().scales))]
     views = [v for scale in scales for v in (scale, scale.flip(3))]
-    ready = [scale.contiguous(memory_format=memory_format_for(s.device)) for scale in scales]
+    ready = [scale.contiguous(memory_format=INFERENCE_FORMAT) for scale in scales]
 
     @torch.inference_mode()
     def baseline() -> Tensor:

@@ -15,6 +15,7 @@ from deeplab.places import archive_path, predictions_dir, scores_dir
 from deeplab.predictions import Confusion, prepare, recount, split_finished
 from deeplab.scores import summary, write_scores
 from utils.config import save_config
+from utils.crf import resolve_backend
 from utils.distributed import Dist, barrier, shard
 from utils.errors import UserError
 from utils.files import atomic_path, lock_folder
@@ -46,7 +47,7 @@ def evaluate(
     items = evaluation_items(cfg.dataset, unlabelled=cfg.test.unlabelled)
     check_items(items)
     names = class_names(cfg.dataset)
-    about = describe(cfg, model_path, crf=crf)
+    about = describe(cfg, place, model_path, crf=crf)
     if cfg.test.unlabelled and not cfg.test.save_predictions:
         raise UserError("test.unlabelled=true makes predictions only, but test.save_predictions is false; set it to true")
     folder = predictions_dir(cfg, crf=crf) if cfg.test.save_predictions else None
@@ -82,12 +83,14 @@ def evaluate(
     return result
 
 
-def describe(cfg: DeepLabConfig, model_path: Path | None, *, crf: bool) -> dict[str, Any]:
+def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: bool) -> dict[str, Any]:
     """Return what predictions follow from: weights (path, size, time), views, CRF settings."""
     stat = model_path.stat() if model_path is not None else None
     weights = None if stat is None else {"Path": str(model_path), "Bytes": stat.st_size, "Modified": stat.st_mtime_ns}
     settings = dataclasses.asdict(cfg.crf)
     settings.pop("workers")
+    if crf:
+        settings["backend"] = resolve_backend(cfg.crf.backend, place.device)
     return {
         "Weights": weights,
         "Model": cfg.model.name,

@@ -48,10 +48,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (output, activated input)."""
-        activated = F.relu(self.bn_branch2a(x))
+        activated = F.relu_(self.bn_branch2a(x))
         shortcut = x if self.same_shape else self.conv_branch1(activated)
-        main = self.conv_branch2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(activated))))
-        return shortcut + main, activated
+        main = self.conv_branch2b1(F.relu_(self.bn_branch2b1(self.conv_branch2a(activated))))
+        return main.add_(shortcut), activated
 
 
 class BottleneckBlock(nn.Module):
@@ -84,13 +84,13 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (output, activated input)."""
-        activated = F.relu(self.bn_branch2a(x))
-        main = self.dropout_2b1(F.relu(self.bn_branch2b1(self.conv_branch2a(activated))))
-        main = self.dropout_2b2(F.relu(self.bn_branch2b2(self.conv_branch2b1(main))))
+        activated = F.relu_(self.bn_branch2a(x))
+        main = self.dropout_2b1(F.relu_(self.bn_branch2b1(self.conv_branch2a(activated))))
+        main = self.dropout_2b2(F.relu_(self.bn_branch2b2(self.conv_branch2b1(main))))
         main = self.conv_branch2b2(main)
         if self.se_layer is not None:
             main = self.se_layer(main)
-        return self.conv_branch1(activated) + main, activated
+        return self.conv_branch1(activated).add_(main), activated
 
 
 class ResNet38(nn.Module):
@@ -169,7 +169,7 @@ class ResNet38(nn.Module):
         x, side_a = self._stage("b5", x)
         x, side_b = self._stage("b6", x)
         x, _ = self._stage("b7", x)
-        return side_a, side_b, F.relu(self.bn7(x))
+        return side_a, side_b, F.relu_(self.bn7(x))
 
     def _stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run a stage and its suppression, if any; return (output, activated input of its first block)."""

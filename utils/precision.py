@@ -4,6 +4,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+# Of networks that are only evaluated: faster on CPUs too, and the crash below is one of gradients.
+INFERENCE_FORMAT = torch.channels_last
+
 
 def autocast_for(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Return the forward pass's context: auto is bf16 autocast on CUDA and float32 on the CPU."""

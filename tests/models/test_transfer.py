@@ -15,7 +15,7 @@ from models.transfer import (
     resize_saliency,
     saliency_pooled_logits,
     transfer_target,
-    winner,
+    winner_map,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -31,11 +31,9 @@ def test_target_equals_published(name: str, threshold: float, background: str) -
     golden = np.load(GOLDEN / f"kd_target_{name}.npz")
     attention = normalise_cams(torch.from_numpy(golden["feat_local"]), torch.from_numpy(golden["label"]))
     saliency = resize_saliency(torch.from_numpy(golden["crop_sals"]).float() / 255, (10, 10))
-    value, channel = winner(attention)
     target = transfer_target(attention, saliency, threshold=threshold, background_target=background)  # type: ignore[arg-type]
     channels = golden["channels"] if "channels" in golden else np.arange(attention.shape[1])
-    won = torch.zeros_like(attention).scatter_(1, channel, value)
-    for key, ours in (("normalised", attention), ("winner", won), ("target", target)):
+    for key, ours in (("normalised", attention), ("winner", winner_map(attention)), ("target", target)):
         np.testing.assert_allclose(ours[:, channels].numpy(), golden[key], atol=1e-7, rtol=0, err_msg=key)
     if "sal_small" in golden:
         np.testing.assert_allclose(saliency.numpy(), golden["sal_small"], atol=1e-7)
@@ -107,3 +105,12 @@ def test_background_loss_is_cross_entropy_with_absence_of_saliency() -> None:
     expected = (math.log(2) + math.log1p(math.exp(2.0))) / 2 / 2
     assert background_loss(score_map, saliency).item() == pytest.approx(expected)
     assert background_loss(score_map, None).item() == pytest.approx(math.log1p(math.exp(-1.0)) / 2)
+
+
+def test_winner_map_keeps_the_lowest_of_equal_channels() -> None:
+    torch.manual_seed(0)
+    for attention in (torch.rand(2, 5, 4, 4), torch.randint(0, 3, (2, 5, 4, 4)).float(), torch.zeros(1, 3, 2, 2)):
+        value, channel = attention.max(dim=1, keepdim=True)
+        lowest = (attention == value).int().argmax(dim=1, keepdim=True)
+        assert torch.equal(winner_map(attention), torch.zeros_like(attention).scatter_(1, lowest, value))
+        assert torch.equal(channel, lowest)
