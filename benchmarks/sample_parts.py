@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.l2g_inputs import write_files
 from benchmarks.measure import Row, time_both
 from benchmarks.plain_sample import load_sample
+from benchmarks.program_runs import LIST_NAME, write_set
 from benchmarks.sizes import Settings
 from configs.schema import DataConfig, L2GConfig
 from utils.dataset_files import image_path, saliency_path
@@ -19,7 +19,6 @@ from utils.seeding import sample_rng
 # Samples of a full VOC run: 10 epochs of train_cls.
 VOC_SAMPLES = 105820
 SEED, EPOCH = 0, 0
-LIST_NAME = "train_cls.txt"
 
 
 def measure_sample(s: Settings) -> Iterator[Row]:
@@ -54,7 +53,5 @@ def _folder(s: Settings) -> Iterator[Path]:
         yield Path(s.data)
         return
     with tempfile.TemporaryDirectory(prefix="l2g_speed_") as folder:
-        labels = write_files(Path(folder), s.size.files, s.size.file_size, 20)
-        lines = [" ".join([name, *map(str, classes)]) for name, classes in labels.items()]
-        (Path(folder) / LIST_NAME).write_text("\n".join(lines) + "\n")
+        write_set(Path(folder), s.size.files, s.size.file_size)
         yield Path(folder)

@@ -1,0 +1,57 @@
+"""Running the stage programs on made-up pictures, as a user would, and reading the speed they report."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.l2g_inputs import write_files
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 20
+LIST_NAME = "train_cls.txt"
+# What of a failed program's output is shown.
+SHOWN = 2000
+
+
+def write_set(root: Path, images: int, size: tuple[int, int]) -> None:
+    """Write `images` JPEGs of `size` (W, H) with saliency, label maps and `train_cls.txt` in the VOC layout below `root`."""
+    labels = write_files(root, images, size, CLASSES)
+    lines = [" ".join([name, *map(str, classes)]) for name, classes in labels.items()]
+    (root / LIST_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def launch(program: str, config: str, overrides: list[str], *, processes: int = 1) -> None:
+    """Run `python -m <program> --config <config> <overrides>`, through torchrun with several processes.
+
+    Raises:
+        RuntimeError: when it fails, with the end of what it printed.
+    """
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *start, "-m", program, "--config", config, *overrides]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-SHOWN:]}")
+
+
+def logged_values(run_dir: Path, name: str) -> list[float]:
+    """Return the values of `name` (e.g. images_per_second) in the log of the folder's last training, first epoch left out."""
+    lines = [line for line in (run_dir / "log.txt").read_text(encoding="utf-8").splitlines() if " batch " in line]
+    last_start = max(i for i, line in enumerate(lines) if "epoch 0 " in line)
+    found = [re.search(rf"{name} ([\d.e+-]+)", line) for line in lines[last_start + 1 :] if "epoch 0 " not in line]
+    return [float(match.group(1)) for match in found if match]
+
+
+def training_speed(run_dir: Path) -> float:
+    """Return the median images/s of the folder's last training."""
+    return statistics.median(logged_values(run_dir, "images_per_second"))
+
+
+def inference_speed(run_dir: Path) -> float:
+    """Return the images/s of the folder's last CAM inference."""
+    return float(json.loads((run_dir / "ms" / "infer.json").read_text(encoding="utf-8"))["images_per_second"])
