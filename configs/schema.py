@@ -48,6 +48,9 @@ class ModelConfig:
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
     output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    checkpoint_activations: bool = key(
+        False, "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time"
+    )
     suppression: str = key(
         "none",
         "cuts a channel's peaks: learnable (share of its maximum from a random layer), fixed",
@@ -222,6 +225,7 @@ class Config(Checked):
     device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
     precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
     threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
+    compile: bool = key(False, "training compiles the trunks with torch.compile: a minute at the start, then faster steps")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -243,6 +247,10 @@ class Config(Checked):
             (self.data.num_classes > 0, f"data.num_classes is {self.data.num_classes}, expected > 0"),
             (len(self.data.mean) == len(self.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
             (all(s > 0 for s in self.data.std), "data.std must be positive"),
+            (
+                self.model.freeze_bn or not self.model.checkpoint_activations,
+                "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
+            ),
             (0 < self.model.width <= 1, f"model.width is {self.model.width}, expected in (0, 1]"),
             (train.batch_size >= 1 and train.iter_size >= 1, "train.batch_size and train.iter_size must be at least 1"),
             (train.epochs >= 1, f"train.epochs is {train.epochs}, expected at least 1"),

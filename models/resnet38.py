@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from models.gate import Gate
 from models.gates import GateOptions
@@ -100,6 +101,10 @@ class ResNet38(nn.Module):
         width: channel multiplier; 1 is the published network (4096 output channels).
         dropout: Dropout2d in b6 and b7 while training.
         gates: suppression after stages b2 to b7 (after b7 means before bn7) and attention in b6 and b7; none by default.
+
+    Attributes:
+        checkpoint_activations: keep only each block's input for the backward pass and compute the block again there: more
+            time, less memory. For frozen BatchNorm: trained statistics would move twice a step.
     """
 
     stride = 8
@@ -111,6 +116,7 @@ class ResNet38(nn.Module):
     def __init__(self, width: float = 1.0, dropout: bool = True, gates: GateOptions | None = None) -> None:
         super().__init__()
         gates = gates or GateOptions()
+        self.checkpoint_activations = False
         c64, c128, c256, c512, c1024, c2048, c4096 = (scaled(64 * 2**i, width) for i in range(7))
         for place, channels in zip(STAGES, (c128, c256, c512, c1024, c2048, c4096), strict=True):
             self.add_module(_suppression_name(place), gates.suppression_at(place, channels))
@@ -174,11 +180,19 @@ class ResNet38(nn.Module):
     def _stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run a stage and its suppression, if any; return (output, activated input of its first block)."""
         first, *rest = STAGES[name]
-        x, activated = getattr(self, first)(x)
+        x, activated = self._block(first, x)
         for block in rest:
-            x = getattr(self, block)(x)[0]
+            x = self._block(block, x)[0]
         suppression = getattr(self, _suppression_name(name))
         return (x if suppression is None else suppression(x)), activated
+
+    def _block(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        block = getattr(self, name)
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            outputs: tuple[Tensor, Tensor] = checkpoint(block, x, use_reentrant=False)  # draws the same dropout again
+            return outputs
+        output: tuple[Tensor, Tensor] = block(x)
+        return output
 
 
 def _suppression_name(place: str) -> str:

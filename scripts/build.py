@@ -1,6 +1,6 @@
 """Wiring shared by the stage programs: configuration to networks."""
 
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -81,7 +81,22 @@ def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetw
     """
     network = build_network(cfg)
     load_initial_weights(network, cfg, source)
-    return network.to(place.device).to(memory_format=memory_format_for(place.device))
+    if cfg.model.checkpoint_activations:
+        if not hasattr(network.backbone, "checkpoint_activations"):
+            raise UserError(f"model.checkpoint_activations is for resnet38, not {cfg.model.backbone}; leave it false")
+        cast(Any, network.backbone).checkpoint_activations = True
+    network = network.to(place.device).to(memory_format=memory_format_for(place.device))
+    if cfg.compile:
+        compile_trunk(network)
+    return network
+
+
+def compile_trunk(network: CamNetwork, backend: str = "inductor") -> None:
+    """Have the trunk compiled at its first call (a minute or so), in place; keys of the state stay as they are.
+
+    Training has few input shapes, so each gets code of its own. Crops and losses around the trunk stay uncompiled.
+    """
+    network.backbone.compile(backend=backend, dynamic=False)
 
 
 def build_step(cfg: Config, phase: Phase, global_net: CamNetwork, local_net: CamNetwork, place: Dist) -> nn.Module:

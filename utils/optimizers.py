@@ -1,6 +1,7 @@
 """Optimiser groups and learning-rate schedules of the published first stage."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,19 @@ def build_optimizer(groups: Iterable[Mapping[str, list[nn.Parameter]]], config: 
     if config.optimizer == "adamw":
         return torch.optim.AdamW(rows, lr=config.lr, weight_decay=config.weight_decay)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(rows, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
+    return torch.optim.SGD(
+        rows,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=nesterov,
+        fused=_all_on_cuda(rows) or None,
+    )
+
+
+def _all_on_cuda(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether one kernel can update everything."""
+    return all(parameter.is_cuda for row in rows for parameter in row["params"])
 
 
 def learning_rate(config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:

@@ -1,6 +1,7 @@
 """Two optimisation steps of L2G against the published training loop."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.l2g import L2G, Batch
 from models.registry import build_cam_network
-from scripts.build import build_l2g_options
+from scripts.build import build_l2g_options, compile_trunk
 from tests.golden_weights import filled
 from utils.config import load_config
 from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
@@ -141,3 +142,31 @@ def test_trained_background_row_leaves_salient_cells() -> None:
         output["loss"].backward()
         optimizer.step()
     assert losses[-1] < losses[0] / 2
+
+
+def _losses_and_gradient(checkpointed: bool = False, backend: str = "") -> tuple[dict[str, float], torch.Tensor]:
+    model, batch = _tiny(global_cls_weight=0.5)  # the same weights each time
+    for network in (model.global_net, model.local_net):
+        cast(Any, network.backbone).checkpoint_activations = checkpointed
+        if backend:
+            compile_trunk(network, backend)
+    torch.manual_seed(3)  # of dropout, which is on
+    output = model(batch)
+    output["loss"].backward()
+    gradient = model.global_net.backbone.get_parameter("b3.conv_branch2a.weight").grad
+    assert gradient is not None
+    return {name: value.item() for name, value in output["losses"].items()}, gradient
+
+
+def test_checkpointed_activations_change_nothing() -> None:
+    losses, gradient = _losses_and_gradient()
+    again, same = _losses_and_gradient(checkpointed=True)
+    assert again == losses
+    assert torch.equal(gradient, same)
+
+
+def test_compiled_trunks_change_nothing() -> None:
+    losses, gradient = _losses_and_gradient()
+    again, same = _losses_and_gradient(backend="eager")
+    assert again == pytest.approx(losses, rel=1e-5)
+    torch.testing.assert_close(same, gradient, rtol=1e-4, atol=1e-7)

@@ -203,6 +203,8 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("train.published_name=a/b", "bare name"),
+        ("model.checkpoint_activations=true model.freeze_bn=false", "needs model.freeze_bn=true"),
+        ("model.checkpoint_activations=true model.backbone=vgg16", "is for resnet38, not vgg16"),
         ("train.learning_rate=1", "unknown key 'train.learning_rate'"),
         ("train.lr=fast", "train.lr"),
         ("model.backbone=resnet39", "resnet38"),
@@ -215,5 +217,5 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
 )
 def test_wrong_settings_get_one_sentence(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        train_l2g.run(tiny_config(tmp_path, override))
+        train_l2g.run(tiny_config(tmp_path, *override.split()))
     assert "\n" not in str(caught.value)
