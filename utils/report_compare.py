@@ -72,8 +72,14 @@ def common_stages(one: Run, other: Run) -> list[tuple[Stage, Stage]]:
 def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (key, A's value, B's value) of the settings that differ, but for names and paths of the runs themselves."""
     keys = [key for key in dict.fromkeys([*one, *other]) if not key.startswith(SAME_BY_NATURE)]
-    shown = [(key, *(show_value(s[key]) if key in s else "not set" for s in (one, other))) for key in keys]
+    shown = [(key, *(_without_run(show_value(s[key]), s) if key in s else "not set" for s in (one, other))) for key in keys]
     return [(key, a, b) for key, a, b in shown if a != b]
+
+
+def _without_run(value: str, settings: Mapping[str, Any]) -> str:
+    """Return a shown value with the run's own folder, which is another in every run, taken out."""
+    folder = str(settings.get("run_dir") or "")
+    return value.replace(folder, "<run>") if folder else value
 
 
 def differences(pair: ScoredPair) -> dict[str, list[Any]]:
