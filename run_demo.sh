@@ -3,19 +3,25 @@
 # CRF, a table, pictures.
 # Two trainings of equal length run side by side: a plain CAM classifier and L2G.
 # Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON; for the segmentation stage SEG_CONFIG and SEG_OVERRIDES
-# (key=value ..., by spaces). Further arguments are key=value overrides of both first-stage runs.
+# (key=value ..., by spaces); INTERPRETER, a Python that has everything, instead of .venv. Further arguments are key=value
+# overrides of both first-stage runs.
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-demo}"
 CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
 SEG_CONFIG="${SEG_CONFIG:-configs/demo_dplv2.yaml}"
+INTERPRETER="${INTERPRETER:-}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
 IMAGES="${IMAGES:-200}"                  # training pictures
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-31}"       # plain classification for as long as L2G trains, measured in time
 
-scripts/setup_env.sh requirements.txt
-python=.venv/bin/python
+if [ -n "$INTERPRETER" ]; then
+  python="$INTERPRETER"
+else
+  scripts/setup_env.sh requirements.txt
+  python=.venv/bin/python
+fi
 export OMP_NUM_THREADS=1
 
 "$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES"
@@ -60,6 +66,7 @@ done
 "$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"
 echo
 "$python" -m scripts.compare "plain CAM=runs/${EXP}_plain" "L2G=runs/${EXP}_l2g" --out "runs/${EXP}_table.md"
+"$python" -m scripts.report --run "$run" --run "runs/${EXP}_plain" --pictures "$run/report"
 echo
 echo "pictures:    runs/${EXP}_l2g/pictures/*.png"
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

@@ -5,9 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")"
 scripts/setup_env.sh tests/requirements.txt
 
-# One thread: on busy cores torch's threads wait for each other.
+# Two test processes of one thread each: on busy cores torch's threads wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/ruff check
 .venv/bin/ruff format --check
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest --numprocesses "${TEST_PROCESSES:-2}" "$@"

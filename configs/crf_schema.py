@@ -16,7 +16,9 @@ class CrfConfig:
     bi_xy_std: float = key(67.0, "its standard deviation of position, pixels; > 0")
     bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255; > 0")
     backend: str = key(
-        "auto", "auto: pydensecrf where it is installed, else torch; pydensecrf; torch", ("auto", "pydensecrf", "torch")
+        "auto",
+        "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",
+        ("auto", "pydensecrf", "torch"),
     )
     image: str = key(
         "true",

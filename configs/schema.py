@@ -14,6 +14,8 @@ from configs.check_schema import CheckConfig
 from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
+from configs.saliency_schema import SaliencyConfig
+from configs.view_schema import ViewConfig
 
 
 @dataclass
@@ -176,6 +178,9 @@ class CamConfig:
     dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
     label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    refine_dir: str = key(
+        "", "also write maps for refinement networks (AffinityNet, IRN) as <id>.npz: classes, labels, cam, high_res; empty: no"
+    )
     batch_size: int = key(1, "images of one size per forward (each is doubled by flip)")
     labels: str = key(
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
@@ -207,7 +212,9 @@ class PseudoConfig:
     cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
     min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
     workers: int = key(0, "processes; 0 is one per core")
-    crf: bool = key(False, "refine the class scores with a dense CRF (section crf) before labelling; published: no")
+    crf: bool = key(
+        False, "refine the class scores with a dense CRF (section crf) before labelling, seconds an image; published: no"
+    )
 
 
 @dataclass
@@ -229,8 +236,10 @@ class Config(Checked):
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
@@ -271,6 +280,7 @@ class Config(Checked):
             ),
             *l2g.paste.rules(),
             *self.bank.rules(),
+            *self.view.rules(),
             (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
                 len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tarfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from deeplab.places import archive_path, predictions_dir, scores_dir
 from deeplab.predictions import Confusion, prepare, recount, split_finished
 from deeplab.scores import summary, write_scores
 from utils.config import save_config
+from utils.crf import resolve_backend
 from utils.distributed import Dist, barrier, shard
 from utils.errors import UserError
 from utils.files import atomic_path, lock_folder
 from utils.run_log import get_logger
+from utils.stage_record import record_stage
 
 # The folder the VOC evaluation server expects.
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -40,10 +43,11 @@ def evaluate(
     Raises:
         UserError: for missing or wrong files.
     """
+    started = time.monotonic()
     items = evaluation_items(cfg.dataset, unlabelled=cfg.test.unlabelled)
     check_items(items)
     names = class_names(cfg.dataset)
-    about = describe(cfg, model_path, crf=crf)
+    about = describe(cfg, place, model_path, crf=crf)
     if cfg.test.unlabelled and not cfg.test.save_predictions:
         raise UserError("test.unlabelled=true makes predictions only, but test.save_predictions is false; set it to true")
     folder = predictions_dir(cfg, crf=crf) if cfg.test.save_predictions else None
@@ -64,6 +68,8 @@ def evaluate(
     counts = confusion.total(place)
     if not place.is_main:
         return {}
+    program, seconds = "deeplab_crf" if crf else "deeplab_test", time.monotonic() - started
+    record_stage(cfg.exp.output_dir, program, seconds, output=folder or scores_dir(cfg), images=len(todo))
     if cfg.test.unlabelled and folder is not None:
         archive = archive_path(cfg, crf=crf)
         write_archive(archive, folder, items)
@@ -77,12 +83,14 @@ def evaluate(
     return result
 
 
-def describe(cfg: DeepLabConfig, model_path: Path | None, *, crf: bool) -> dict[str, Any]:
+def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: bool) -> dict[str, Any]:
     """Return what predictions follow from: weights (path, size, time), views, CRF settings."""
     stat = model_path.stat() if model_path is not None else None
     weights = None if stat is None else {"Path": str(model_path), "Bytes": stat.st_size, "Modified": stat.st_mtime_ns}
     settings = dataclasses.asdict(cfg.crf)
     settings.pop("workers")
+    if crf:
+        settings["backend"] = resolve_backend(cfg.crf.backend, place.device)
     return {
         "Weights": weights,
         "Model": cfg.model.name,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from utils.files import write_text_atomic
 from utils.metrics import nan_mean, score
-from utils.plots import plot_confusion
 from utils.score_report import number_or_none, score_table
 
 INDENT = 4
@@ -52,6 +51,8 @@ def write_scores(
         names: of the classes, background first.
         about: how the scores came about: weights, settings, counts.
     """
+    from utils.plots import plot_confusion  # here: matplotlib takes a second to load, and CRF processes do not draw
+
     result = {
         **published_scores(confusion),
         "Class Names": list(names),

@@ -10,6 +10,7 @@ alone, published names) and last.pth (continue with train.resume=auto); TensorBo
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -39,6 +40,7 @@ from utils.precision import autocast_for, memory_format_for, set_threads
 from utils.run_log import get_logger, progress
 from utils.seeding import step_seed
 from utils.signals import StopRequest, stop_on_signals
+from utils.stage_record import record_stage
 from utils.train_loop import to_device
 
 # With several processes, agreeing on a stop costs a message: ask every so many iterations.
@@ -94,7 +96,7 @@ class Training:
 
     def run(self) -> int:
         """Train from the present position to the end; return the exit code."""
-        cfg, solver = self.cfg, self.cfg.solver
+        cfg, solver, started = self.cfg, self.cfg.solver, time.monotonic()
         torch.backends.cudnn.benchmark = True  # all inputs have one size
         self.module.train()
         batches = self._batches()
@@ -113,6 +115,9 @@ class Training:
                     self.log.info("stopped by a signal after iteration %d; continue with train.resume=auto", number)
                     return self.stop.exit_code
         self._export(FINAL)
+        if self.place.is_main:
+            seconds, images = time.monotonic() - started, solver.batch_size.train * solver.iter_size * len(numbers)
+            record_stage(cfg.exp.output_dir, "deeplab_train", seconds, output=self.folder, images=images)
         self.log.info("finished; weights in %s", self.folder / FINAL)
         return 0
 

@@ -1,7 +1,6 @@
 """ResNet-101 trunk: torchvision's network with dilation instead of its last strides."""
 
 from torch import Tensor, nn
-from torchvision.models import resnet101
 
 DILATED_STAGES = {8: [False, True, True], 16: [False, False, True], 32: [False, False, False]}
 
@@ -24,6 +23,8 @@ class ResNet101(nn.Module):
         super().__init__()
         if output_stride not in DILATED_STAGES:
             raise ValueError(f"model.output_stride is {output_stride}, expected one of {list(DILATED_STAGES)} for resnet101")
+        from torchvision.models import resnet101  # here: torchvision takes as long to load as torch itself
+
         self.stride = output_stride
         network = resnet101(weights=None, replace_stride_with_dilation=DILATED_STAGES[output_stride])
         for name, module in network.named_children():

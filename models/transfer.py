@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 BackgroundTarget = Literal["indicator", "value", "complement"]
 BackgroundRow = Literal["compete", "drop", "train"]
@@ -141,6 +140,8 @@ def align_to_patches(score_map: Tensor, boxes: Tensor, size: tuple[int, int], *,
     flat = boxes.reshape(-1, 4).to(score_map.device, torch.float32)
     index = torch.arange(images, device=score_map.device, dtype=torch.float32).repeat_interleave(patches)
     rois = torch.cat([index[:, None], flat], dim=1)
+    from torchvision.ops import roi_align  # here: torchvision takes as long to load as torch itself
+
     return roi_align(score_map.float(), rois, size, spatial_scale=1 / stride, sampling_ratio=-1, aligned=aligned)
 
 

@@ -1,7 +1,6 @@
 """VGG-16 trunk of the published variant: stride 8, dilated conv5, three extra convolutions."""
 
 from torch import Tensor, nn
-from torchvision.models import vgg16
 
 CHANNELS = 512
 POOL4, LAST_RELU = 23, 30
@@ -29,6 +28,8 @@ class Vgg16(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import vgg16  # here: torchvision takes as long to load as torch itself
+
         layers = list(vgg16(weights=None).features)[:LAST_RELU]
         layers[POOL4] = nn.MaxPool2d(3, stride=1, padding=1)
         for layer in layers[POOL4:]:

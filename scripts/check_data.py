@@ -82,7 +82,11 @@ def check_cheaply(cfg: Config) -> list[str]:
         check_saliency(cfg.data, labels)
     warnings = []
     for path in val_lists(cfg):
-        both = [image_id for image_id in read_id_list(path) if image_id in labels]
+        try:
+            both = [image_id for image_id in read_id_list(path) if image_id in labels]
+        except UserError as error:  # training does not read it
+            warnings.append(str(error))
+            continue
         if both:
             warnings.append(f"{len(both)} images of data.train_list are in {path} too, the first: {both[0]}")
     entries = {image_id: Entry(image_id, classes, train=True) for image_id, classes in labels.items()}

@@ -4,9 +4,9 @@
     python -m scripts.evaluate_cam --config configs/l2g_voc.yaml eval.thresholds=[0.1,0.25] eval.out=result.json
 
 Reads <eval.cam_dir>/<id>_<class>.png for the images of data.eval_list and their ground truth in data.label_dir. Writes eval.out
-(best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it <out>_counts.json (mean IoU at every
-threshold, pixel counts at the best), miou_over_threshold.png, iou_per_class.png and confusion.png (both at the best threshold)
-and the configuration; prints the table of the best threshold.
+(best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it <out>_counts.json (mean IoU, false
+positives and negatives at every threshold, pixel counts at the best), miou_over_threshold.png, iou_per_class.png and
+confusion.png (both at the best threshold) and the configuration; prints the table of the best threshold.
 """
 
 import json
@@ -22,7 +22,15 @@ from utils.errors import UserError, run_program
 from utils.files import write_text_atomic
 from utils.joint_histogram import LEVELS, JointHistogram
 from utils.metrics import Scores, score
-from utils.score_report import counts_path, counts_text, label_names, published_text, score_table, scores_to_dict
+from utils.score_report import (
+    counts_path,
+    counts_text,
+    label_names,
+    mean_errors,
+    published_text,
+    score_table,
+    scores_to_dict,
+)
 from utils.stage_record import record_stage
 from utils.threshold_sweep import SweepInput, sweep
 
@@ -54,14 +62,14 @@ def run(cfg: Config) -> dict[str, Any]:
     }
     _write(cfg, result, histogram, every_level, names)
     _draw(cfg, every_level, best, histogram, names)
-    _report(cfg, result, score(histogram.confusion(best / (LEVELS - 1))), names, len(tasks))
+    _report(cfg, result, histogram, names, len(tasks))
     record_stage(cfg.run_dir, "evaluate_cam", time.monotonic() - started, output=cfg.eval.out, images=len(tasks))
     return result
 
 
 def _write(cfg: Config, result: dict[str, Any], histogram: JointHistogram, every_level: Scores, names: list[str]) -> None:
     out, best = Path(cfg.eval.out), result["best"]["threshold"]
-    curve = {"threshold": best, "mean_iou": every_level.mean_iou.tolist()}
+    curve = {"threshold": best, "mean_iou": every_level.mean_iou.tolist(), **mean_errors(histogram.confusions())}
     write_text_atomic(counts_path(out), counts_text(names, histogram.confusion(best), curve))
     write_text_atomic(out, json.dumps(result, indent=2, allow_nan=False) + "\n")
     save_config(cfg, out.with_suffix(".yaml"))
@@ -80,12 +88,14 @@ def _draw(cfg: Config, every_level: Scores, best: int, histogram: JointHistogram
     plot_confusion(folder / "confusion.png", names, histogram.confusion(threshold), threshold)
 
 
-def _report(cfg: Config, result: dict[str, Any], scores: Scores, names: list[str], images: int) -> None:
+def _report(cfg: Config, result: dict[str, Any], histogram: JointHistogram, names: list[str], images: int) -> None:
     best = result["best"]
     print(f"CAMs of {cfg.eval.cam_dir} on {images} images, background threshold {best['threshold']:.4f} (best of {LEVELS})")
-    print(score_table(scores, names))
+    print(score_table(score(histogram.confusion(best["threshold"])), names))
     for entry in result["thresholds"]:
-        print(f"mean IoU {100 * entry['mean_iou']:.2f} at threshold {entry['threshold']:g}")
+        errors = mean_errors(histogram.confusion(entry["threshold"])[None])
+        parts = [f"{name.replace('_', ' ')} {100 * value[0]:.1f}" for name, value in errors.items() if value[0] is not None]
+        print(f"mean IoU {100 * entry['mean_iou']:.2f} at threshold {entry['threshold']:g}   {', '.join(parts)}".rstrip())
     print(f"mean IoU {100 * best['mean_iou']:.2f} at the best threshold {best['threshold']:.4f}; written to {cfg.eval.out}")
 
 

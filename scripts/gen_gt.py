@@ -2,6 +2,7 @@
 
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=saliency [key=value ...]
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=threshold pseudo.threshold=0.25   # published rule
+    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.crf=true [crf.bi_rgb_std=3 ...]   # with a dense CRF
 
 Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
 <pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
@@ -12,7 +13,7 @@ that are there already are written anew.
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
 from utils.cam_files import read_labelled_ids
@@ -24,6 +25,9 @@ from utils.metrics import score
 from utils.pseudo_label_writer import LabelCounts, LabelSource, write_pseudo_labels
 from utils.score_report import counts_path, counts_text, label_names, score_table, scores_to_dict
 from utils.stage_record import record_stage
+
+if TYPE_CHECKING:
+    from utils.crf import DenseCrf
 
 REPORT = "pseudo_labels.json"
 
@@ -50,19 +54,27 @@ def run(cfg: Config) -> dict[str, Any]:
         out_dir=out_dir,
         num_classes=cfg.data.num_classes,
         rule=cfg.pseudo,
+        crf=_crf(cfg) if cfg.pseudo.crf else None,
     )
     _check(cfg, source)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
     with lock_folder(out_dir):
         counts = write_pseudo_labels(source, tasks, workers=cfg.pseudo.workers)
-        result = _summary(cfg, counts, names)
+        result = _summary(source, counts, names)
         write_text_atomic(out_dir / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
         write_text_atomic(counts_path(out_dir / REPORT), counts_text(names, counts.confusion))
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
     _report(result, counts, names, out_dir, label_dir)
     record_stage(cfg.run_dir, "gen_gt", time.monotonic() - started, output=out_dir, images=len(tasks))
     return result
+
+
+def _crf(cfg: Config) -> "DenseCrf":
+    # Imported where it is asked for: it needs torch, which takes every worker process seconds to load.
+    from utils.crf import crf_from_config
+
+    return crf_from_config(cfg.crf)
 
 
 def _check(cfg: Config, source: LabelSource) -> None:
@@ -79,10 +91,11 @@ def _check(cfg: Config, source: LabelSource) -> None:
             raise UserError(f"pseudo.out_dir {source.out_dir} is the folder of {key}, whose files would be lost; set another")
 
 
-def _summary(cfg: Config, counts: LabelCounts, names: list[str]) -> dict[str, Any]:
+def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict[str, Any]:
     scores = scores_to_dict(score(counts.confusion), names)
     return {
-        "fusion": cfg.pseudo.fusion,
+        "fusion": source.rule.fusion,
+        "crf": source.crf.settings() if source.crf else None,
         "images": counts.images,
         "images_ignored": counts.images_ignored,
         "images_compared": counts.images_compared,
@@ -94,8 +107,9 @@ def _summary(cfg: Config, counts: LabelCounts, names: list[str]) -> dict[str, An
 
 
 def _report(result: dict[str, Any], counts: LabelCounts, names: list[str], out_dir: Path, label_dir: Path) -> None:
+    rule = f"fusion={result['fusion']}{', refined by a dense CRF' if result['crf'] else ''}"
     print(
-        f"{result['images']} pseudo labels (fusion={result['fusion']}) in {out_dir}: {result['foreground']:.1%} foreground, "
+        f"{result['images']} pseudo labels ({rule}) in {out_dir}: {result['foreground']:.1%} foreground, "
         f"{result['ignored']:.1%} ignored, {result['images_ignored']} images ignored entirely"
     )
     if result["mean_iou"] is None:

@@ -33,6 +33,7 @@ from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
 from utils.lists import read_label_list
 from utils.precision import INFERENCE_FORMAT, autocast_for, set_threads
+from utils.refine_maps import write_refine_maps
 from utils.run_log import get_logger, progress
 from utils.stage_record import record_stage
 from utils.weights import load_weights, read_weights
@@ -115,6 +116,7 @@ def _images(cfg: Config, place: Dist, network: CamNetwork, loader: DataLoader[Si
         flip=cfg.cam.flip,
         score_threshold=cfg.cam.score_threshold if cfg.cam.labels == "predict" else None,
         label_threshold=cfg.cam.label_threshold if cfg.cam.label_dir else None,
+        refine=bool(cfg.cam.refine_dir),
     )
     for batch in loader:
         if batch.error is not None:
@@ -123,6 +125,8 @@ def _images(cfg: Config, place: Dist, network: CamNetwork, loader: DataLoader[Si
         precision = autocast_for(cfg.precision, place.device)
         done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
         for image_id, image in zip(batch.ids, done, strict=True):
+            if image.refine is not None:  # before the PNGs, which say that the image is done
+                write_refine_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
             writer.write(image_id, image.classes, image.cams, image.labels)
             yield len(image.classes)
 

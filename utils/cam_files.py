@@ -43,7 +43,7 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
 
 
 def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return id -> ascending classes (0-based) of the CAM files in a folder.
+    """Return id -> ascending classes (0-based) of the CAM files in a folder, ids sorted.
 
     Raises:
         UserError: when the folder cannot be read.
@@ -53,7 +53,7 @@ def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
         if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
             found.setdefault(image_id, []).append(int(class_index))
-    return {image_id: tuple(sorted(classes)) for image_id, classes in found.items()}
+    return {image_id: tuple(sorted(found[image_id])) for image_id in sorted(found)}
 
 
 def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ...]]:

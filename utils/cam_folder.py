@@ -55,18 +55,21 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
 def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
     """Return the images some file is missing of.
 
-    An image is finished when the CAMs of all its classes are there, and its label map where one is written. Where classes are
-    predicted only the label map, written last, can tell; without label maps all images are done again.
+    An image is finished when the CAMs of all its classes are there, and its label map and maps for refinement where such are
+    written. Where classes are predicted only the label map, written last, can tell; without label maps all are done again.
     """
     cams = _names(Path(cfg.cam.dir))
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     labels = set() if label_dir is None else _names(label_dir)
+    refined = _names(Path(cfg.cam.refine_dir)) if cfg.cam.refine_dir else None
     predicting = cfg.cam.labels == "predict"
 
     def finished(image_id: str, classes: tuple[int, ...]) -> bool:
         if predicting and label_dir is None:
             return False
         if label_dir is not None and f"{image_id}.png" not in labels:
+            return False
+        if refined is not None and f"{image_id}.npz" not in refined:
             return False
         return predicting or all(cam_path(Path(), image_id, k).name in cams for k in classes)
 

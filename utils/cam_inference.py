@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from utils.cam_merge import (
     to_device,
     with_mirrored,
 )
+from utils.refine_maps import RefineMaps, add_mirrored, refine_maps
 
 # (images (B, 3, H, W), wanted channels or None) -> score map (B, D, h, w), logits (B, C)
 ScoreFunction = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -24,11 +25,15 @@ ScoreFunction = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ImageCams:
-    """CAMs of one image, on the device: `cams` (K, H, W) uint8 for its K `classes`, `labels` (H, W) uint8 if asked for."""
+    """CAMs of one image, on the device: `cams` (K, H, W) uint8 for its K `classes`, `labels` (H, W) uint8 if asked for.
+
+    `refine`: maps for refinement networks, if asked for.
+    """
 
     classes: tuple[int, ...]
     cams: Tensor
     labels: Tensor | None
+    refine: RefineMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,13 @@ class CamSettings:
     """How maps are made.
 
     `flip` averages with the mirror image. `score_threshold` predicts classes (probability above it); None takes them from
-    the list. `label_threshold` is the background score of label maps; None makes none.
+    the list. `label_threshold` is the background score of label maps; None makes none. `refine` also makes `RefineMaps`.
     """
 
     flip: bool
     score_threshold: float | None
     label_threshold: float | None
+    refine: bool = False
 
 
 def infer_batch(
@@ -68,17 +74,24 @@ def infer_batch(
     predicting = settings.score_threshold is not None
     wanted = None if predicting else sorted({k for present in classes for k in present})
     channels = None if wanted is None else to_device(torch.tensor(wanted), scales[0].device)
-    maps, scores = [], []
+    maps, positive, scores = [], [], []
     with autocast:
         for images in scales:
             score_map, logits = network(with_mirrored(images) if settings.flip else images, channels)
             score_map = score_map.float()
             maps.append(average_mirrored(score_map) if settings.flip else score_map)
+            if settings.refine:
+                positive.append(add_mirrored(score_map) if settings.flip else score_map.clamp_min(0))
             scores.append(torch.stack(logits.float().chunk(2)).mean(dim=0) if settings.flip else logits.float())
     if settings.score_threshold is not None:
         classes = predict_classes(torch.stack(scores).mean(dim=0), settings.score_threshold)
     columns = {k: k for present in classes for k in present} if wanted is None else {k: i for i, k in enumerate(wanted)}
-    return _finish(maps, size, classes, columns, settings.label_threshold)
+    done = _finish(maps, size, classes, columns, settings.label_threshold)
+    if not settings.refine:
+        return done
+    own = [[columns[k] for k in present] for present in classes]
+    refined = [refine_maps([m[i, chosen] for m in positive], size) for i, chosen in enumerate(own)]
+    return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
 
 
 def _finish(

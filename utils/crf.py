@@ -160,6 +160,14 @@ class DenseCrf:
             backend=self.backend, drop_below=self.drop_below, device=self.device, **vars(self.parameters),
         )  # fmt: skip
 
+    def settings(self) -> dict[str, float | str]:
+        """Return what a score file should state: backend, picture, and the constants by their names in section `crf`."""
+        p = self.parameters
+        return {
+            "backend": self.backend, "image": self.image, "drop_below": self.drop_below, "iter_max": p.iterations,
+            "pos_w": p.pos_w, "pos_xy_std": p.pos_xy_std, "bi_w": p.bi_w, "bi_xy_std": p.bi_xy_std, "bi_rgb_std": p.bi_rgb_std,
+        }  # fmt: skip
+
 
 def crf_from_config(cfg: CrfConfig, *, mean: Sequence[float] = PUBLISHED_MEAN, device: Device = None) -> DenseCrf:
     """Return the CRF a configuration describes, checked.

@@ -56,7 +56,7 @@ class ForegroundBank:
     def __init__(self, folder: Path, num_classes: int) -> None:
         self.folder = folder
         self.entries: dict[int, list[BankEntry]] = {}
-        for entry in _read_index(folder):
+        for entry in read_index(folder):
             if not 0 <= entry.class_index < num_classes:
                 raise UserError(
                     f"foreground bank {folder} holds class {entry.class_index}, the data set has 0 to {num_classes - 1}; "
@@ -88,12 +88,19 @@ def write_index(folder: Path, entries: list[BankEntry], made_with: dict[str, Any
     write_text_atomic(folder / INDEX_NAME, json.dumps(content, indent=1) + "\n")
 
 
-def _read_index(folder: Path) -> list[BankEntry]:
+def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
+    """Return the objects of a bank; with `missing_ok` none where there is no index yet.
+
+    Raises:
+        UserError: when the index is missing or damaged.
+    """
     path = folder / INDEX_NAME
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
         return [_entry(row) for row in objects]
     except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError):
+            return []
         raise UserError(
             f"foreground bank index {path} cannot be read ({error.strerror}); run scripts.make_foreground_bank first and set "
             "l2g.paste.bank to its folder"

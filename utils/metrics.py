@@ -50,6 +50,23 @@ def score(confusion: NDArray[np.int64]) -> Scores:
     return Scores(_ratio(hits, truth + predicted - hits), _ratio(hits, predicted), _ratio(hits, truth))
 
 
+def activation_errors(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return per label what is wrongly given to it and what it misses, both as shares of the union (1 - IoU is their sum).
+
+    Too many false positives: maps spread too far; too many false negatives: they cover too little.
+
+    Args:
+        confusion: (..., C + 1, C + 1) counts (rows: ground truth).
+
+    Returns:
+        False positives and false negatives, (..., C + 1) float64; NaN for a label in neither ground truth nor prediction.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    truth, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    union = truth + predicted - hits
+    return _ratio(predicted - hits, union), _ratio(truth - hits, union)
+
+
 def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over the last axis of the values that are not NaN; NaN (without a warning) when there is none."""
     defined = ~np.isnan(values)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 from configs.schema import PseudoConfig
 from utils.cam_files import LabelledId, cam_path, chunked
 from utils.classes import BACKGROUND, IGNORE, palette
-from utils.images import image_size, read_cam, read_label_map, read_saliency, write_png
+from utils.images import image_size, read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.metrics import confusion_matrix
 from utils.parallel import map_progress
-from utils.pseudo_labels import fuse_saliency, fuse_threshold
+from utils.pseudo_labels import Refiner, fuse_saliency, fuse_threshold
+
+if TYPE_CHECKING:
+    from utils.crf import DenseCrf
 
 CHUNK = 16
 
@@ -24,6 +28,7 @@ class LabelSource:
     """Where images `<id>.jpg`, saliency, CAMs and ground truth are, where labels go, and by which rule.
 
     `label_dir` None: there is no ground truth to compare with; otherwise images without a file in it are not compared.
+    `crf` refines the scores.
     """
 
     image_dir: Path
@@ -33,6 +38,7 @@ class LabelSource:
     out_dir: Path
     num_classes: int
     rule: PseudoConfig
+    crf: "DenseCrf | None" = None
 
 
 @dataclass
@@ -62,8 +68,10 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
         UserError: naming a file that is missing, damaged or of the wrong size.
     """
     total = _no_counts(source.num_classes)
-    what = f"label ({CHUNK} images each)"
-    for counts in map_progress(partial(label_chunk, source), chunked(tasks, CHUNK), workers=workers, what=what):
+    # A CRF takes seconds an image: progress is by image.
+    size = CHUNK if source.crf is None else 1
+    what = f"label ({size} image(s) each)"
+    for counts in map_progress(partial(label_chunk, source), chunked(tasks, size), workers=workers, what=what):
         total.add(counts)
     return total
 
@@ -81,13 +89,21 @@ def label_chunk(source: LabelSource, tasks: Sequence[LabelledId]) -> LabelCounts
 
 def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> NDArray[np.uint8]:
     """Read what the rule needs of one image and return its (H, W) label map."""
+    refine = _refiner(source, image_id)
     size = image_size(source.image_dir / f"{image_id}.jpg")
     cams = [read_cam(cam_path(source.cam_dir, image_id, c), size) for c in classes]
     if source.rule.fusion == "threshold":
         width, height = size
-        return fuse_threshold(classes, cams, (height, width), source.rule.threshold)
+        return fuse_threshold(classes, cams, (height, width), source.rule.threshold, refine)
     saliency = np.asarray(read_saliency(source.saliency_dir / f"{image_id}.png", size))
-    return fuse_saliency(classes, cams, saliency, source.rule)
+    return fuse_saliency(classes, cams, saliency, source.rule, refine)
+
+
+def _refiner(source: LabelSource, image_id: str) -> Refiner | None:
+    if source.crf is None:
+        return None
+    image = np.asarray(read_image(source.image_dir / f"{image_id}.jpg"))
+    return partial(source.crf, image=image)
 
 
 def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDArray[np.uint8]) -> None:

@@ -1,6 +1,6 @@
 """Rules that turn the CAMs of an image's present classes into a pseudo label map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,16 @@ from configs.schema import PseudoConfig
 from utils.classes import BACKGROUND, IGNORE, label_value
 from utils.joint_histogram import LEVELS, first_level_above, winner_map
 
+# Takes and returns probabilities (K + 1, H, W) float32 of background and the present classes; a dense CRF, for one.
+Refiner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
 
 def fuse_threshold(
-    classes: Sequence[int], cams: Sequence[NDArray[np.uint8]], shape: tuple[int, int], threshold: float
+    classes: Sequence[int],
+    cams: Sequence[NDArray[np.uint8]],
+    shape: tuple[int, int],
+    threshold: float,
+    refine: Refiner | None = None,
 ) -> NDArray[np.uint8]:
     """Label each pixel with its highest CAM, or background unless that beats a constant score (published rule).
 
@@ -20,12 +27,16 @@ def fuse_threshold(
         cams: (H, W) 8-bit map of each; the score is value / 255.
         shape: (H, W).
         threshold: background score in [0, 1]; background wins ties, then the lower class (as float32 comparisons do).
+        refine: improves the scores, divided by their sum over classes, before the highest is taken; None: does not (published).
 
     Returns:
         (H, W) label map, 0 background, class + 1.
     """
     if not classes:
         return np.full(shape, BACKGROUND, np.uint8)
+    if refine is not None:
+        scores = np.stack([np.full(shape, threshold, np.float32), *(cam / np.float32(LEVELS - 1) for cam in cams)])
+        return _refined_labels(classes, scores, refine)
     winner, value = winner_map(cams)
     foreground = value >= first_level_above(threshold)
     labels = np.full(shape, BACKGROUND, np.uint8)
@@ -35,7 +46,11 @@ def fuse_threshold(
 
 
 def fuse_saliency(
-    classes: Sequence[int], cams: Sequence[NDArray[np.uint8]], saliency: NDArray[np.uint8], rule: PseudoConfig
+    classes: Sequence[int],
+    cams: Sequence[NDArray[np.uint8]],
+    saliency: NDArray[np.uint8],
+    rule: PseudoConfig,
+    refine: Refiner | None = None,
 ) -> NDArray[np.uint8]:
     """Label each pixel by CAM against saliency, and ignore (255) where the two contradict each other.
 
@@ -50,6 +65,8 @@ def fuse_saliency(
         cams: (H, W) 8-bit map of each.
         saliency: (H, W) 8-bit.
         rule: the constants named above.
+        refine: improves the scores, divided by their sum over classes, before the highest is taken; what is ignored is then
+            decided as without it. None: does not.
 
     Returns:
         (H, W) label map, 0 background, class + 1, 255 ignored.
@@ -59,7 +76,10 @@ def fuse_saliency(
     labels = np.full(saliency.shape, BACKGROUND, np.uint8)
     confident = np.zeros(saliency.shape, np.uint8)
     doubtful = saliency >= rule.salient
-    for class_index, cam in zip(classes, cams, strict=True):
+    scores = np.zeros((len(classes) + 1, *saliency.shape), np.float32) if refine is not None else None
+    if scores is not None:
+        scores[0] = best
+    for position, (class_index, cam) in enumerate(zip(classes, cams, strict=True), 1):
         low, high = int(cam.min()), int(cam.max())
         if high == low:
             continue
@@ -71,12 +91,25 @@ def fuse_saliency(
         score *= cam >= low + int(np.count_nonzero(scale < np.float32(rule.cam_floor)))
         np.copyto(labels, np.uint8(label_value(class_index)), where=score > best)
         np.maximum(best, score, out=best)
+        if scores is not None:
+            scores[position] = score
+    if scores is not None and refine is not None:
+        labels = _refined_labels(classes, scores, refine)
     doubtful &= labels == BACKGROUND
     np.copyto(labels, np.uint8(IGNORE), where=doubtful | (confident > 1))
     foreground = np.count_nonzero((labels != BACKGROUND) & (labels != IGNORE))
     if foreground / labels.size < rule.min_foreground:
         labels.fill(IGNORE)
     return labels
+
+
+def _refined_labels(classes: Sequence[int], scores: NDArray[np.float32], refine: Refiner) -> NDArray[np.uint8]:
+    """Label (H, W) by the refined scores (K + 1, H, W), background first; where all scores are 0, all are equally likely."""
+    total = scores.sum(0)
+    probabilities = np.full_like(scores, 1 / len(scores))
+    np.divide(scores, total, out=probabilities, where=total > 0)
+    values = np.array([BACKGROUND, *(label_value(c) for c in classes)], np.uint8)
+    return values[refine(probabilities).argmax(0)]
 
 
 def _min_max(values: NDArray[np.generic], low: int, high: int) -> NDArray[np.float32]:

@@ -43,7 +43,11 @@ def write_comparison(one: Run, other: Run, page: Path, limits: GalleryLimits) ->
         "times": _times(one, other),
         "differences": setting_differences(one.settings, other.settings),
         "figures": _figures(one, other),
-        "classes": [(name, [(a.iou.get(name), b.iou.get(name)) for a, b in rated]) for name in names] if rated else [],
+        "classes": [
+            (name, [(a.iou.get(name), b.iou.get(name)) for a, b in rated])
+            for name in names
+            if any(a.iou.get(name) is not None or b.iou.get(name) is not None for a, b in rated)
+        ],
         "class_titles": [a.title for a, _ in rated],
         "names": names,
         "colours": label_css_colours(names),
@@ -68,8 +72,14 @@ def common_stages(one: Run, other: Run) -> list[tuple[Stage, Stage]]:
 def setting_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (key, A's value, B's value) of the settings that differ, but for names and paths of the runs themselves."""
     keys = [key for key in dict.fromkeys([*one, *other]) if not key.startswith(SAME_BY_NATURE)]
-    shown = [(key, *(show_value(s[key]) if key in s else "not set" for s in (one, other))) for key in keys]
+    shown = [(key, *(_without_run(show_value(s[key]), s) if key in s else "not set" for s in (one, other))) for key in keys]
     return [(key, a, b) for key, a, b in shown if a != b]
+
+
+def _without_run(value: str, settings: Mapping[str, Any]) -> str:
+    """Return a shown value with the run's own folder, which is another in every run, taken out."""
+    folder = str(settings.get("run_dir") or "")
+    return value.replace(folder, "<run>") if folder else value
 
 
 def differences(pair: ScoredPair) -> dict[str, list[Any]]:
@@ -116,7 +126,7 @@ def _gallery(one: Run, other: Run, page: Path, limits: GalleryLimits) -> Gallery
     if not pairs:
         return None
     rows = _tiles(sides, common, page, pairs, limits.workers)
-    titles = {a.key: a.title for a, _ in common}
+    titles = {a.key: a.short for a, _ in common}
     note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the gain in mean IoU of A over B" + (
         ": half the largest losses, half the largest gains." if len(pairs) < len(shared) else "."
     )
@@ -136,7 +146,7 @@ def _tiles(
     """Return for each image: photo and ground truth, then each stage of A beside the same of B, errors beside errors."""
     rows: list[list[list[Tile]]] = []
     for side, letter in enumerate("AB"):
-        titles = {stages[side].key: f"{letter}: {stages[side].title}" for stages in common}
+        titles = {stages[side].key: f"{letter}: {stages[side].short}" for stages in common}
         kinds = ("image", "truth", "labels", "error") if side == 0 else ("labels", "error")
         writer = TileWriter(sides[side], titles, page.parent, f"{page.stem}_{letter.lower()}", kinds)
         rows.append(write_tiles(writer, [pair[side].task for pair in pairs], workers=workers))

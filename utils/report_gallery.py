@@ -69,7 +69,7 @@ def build_gallery(
         return None
     scored = score_images(pictures, spread_over_splits(tasks, limits.scored), workers=limits.workers)
     chosen = choose(scored, limits.shown)
-    titles = {stage.key: stage.title for stage in stages}
+    titles = {stage.key: stage.short for stage in stages}
     writer = TileWriter(pictures, titles, page, FOLDER)
     rows = write_tiles(writer, [item.task for item in chosen], workers=limits.workers)
     items = [_item(item, tiles, titles) for item, tiles in zip(chosen, rows, strict=True)]

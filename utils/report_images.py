@@ -84,17 +84,22 @@ class Pictures:
 
 
 def find_images(pictures: Pictures, stages: Sequence[Stage]) -> list[ImageTask]:
-    """Return the images at least one stage has maps of, by split in the order of its list; each image once."""
-    on_disk = {stage.key: stage.maps.ids(pictures.places.num_classes) for stage in stages}
-    present = {path.stem for path in pictures.places.image_dir.glob("*.jpg")} if pictures.places.image_dir.is_dir() else set()
+    """Return the images at least one stage has maps of, by split in the order of its list; each image once.
+
+    An image in several splits stands in the first, with the stages of all of them (but the CAMs of one).
+    """
+    num_classes, photos = pictures.places.num_classes, pictures.places.image_dir
+    on_disk = {stage.key: stage.maps.ids(num_classes) for stage in stages}
+    cams = {s.key: classes_on_disk(s.maps.folder, num_classes) for s in stages if _has_cams(s)}
+    present = {path.stem for path in photos.glob("*.jpg")} if photos.is_dir() else set()
     tasks: dict[str, ImageTask] = {}
     for split in dict.fromkeys(stage.split for stage in stages):
-        members = [stage for stage in stages if stage.split == split]
-        cams = next((classes_on_disk(s.maps.folder, pictures.places.num_classes) for s in members if _has_cams(s)), {})
-        for image_id in _ids_of(members, on_disk):
-            keys = tuple(stage.key for stage in members if image_id in on_disk[stage.key])
+        for image_id in _ids_of([stage for stage in stages if stage.split == split], on_disk):
+            keys = [stage.key for stage in stages if image_id in on_disk[stage.key]]
+            cam = next((key for key in keys if key in cams), None)
             if image_id in present and image_id not in tasks and keys:
-                tasks[image_id] = ImageTask(image_id, split, keys, cams.get(image_id, ()))
+                kept = tuple(key for key in keys if key == cam or key not in cams)
+                tasks[image_id] = ImageTask(image_id, split, kept, cams[cam][image_id] if cam else ())
     return list(tasks.values())
 
 

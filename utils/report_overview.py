@@ -92,9 +92,7 @@ def read_timings(files: RunFiles) -> list[Timing]:
     for result in files.cam_results:  # runs of earlier versions
         infer = result.with_name("infer.json")
         if not inferred and infer.exists() and (content := read_json(infer)).get("done"):
-            timings.append(
-                Timing("test_l2g", content["done"], content["seconds"], "not recorded", str(result.with_name("attention")))
-            )
+            timings.append(Timing("test_l2g", content["done"], content["seconds"], "–", str(result.with_name("attention"))))
     return sorted(timings, key=_position)
 
 
@@ -120,8 +118,9 @@ def stage_card(stage: Stage, timings: Sequence[Timing]) -> Card:
 
 
 def class_rows(stages: Sequence[Stage], names: Sequence[str]) -> list[tuple[str, list[ClassCell]]]:
-    """Return (label name, a cell per stage) for every label, background first."""
-    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in names]
+    """Return (label name, a cell per stage) for every label that has a score at any stage, background first."""
+    known = [name for name in names if any(stage.iou.get(name) is not None for stage in stages)]
+    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in known]
 
 
 def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confused:
@@ -151,8 +150,8 @@ def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None
 def duration(seconds: float) -> str:
     """Return a time for people: "4.2 s", "6:51 min" or "2:03:04 h"."""
     if seconds < MINUTE:
-        return f"{seconds:.1f} s"
-    return f"{format_seconds(seconds)} {'min' if seconds < HOUR else 'h'}"
+        return f"{seconds:.1f}\u00a0s"
+    return f"{format_seconds(seconds).lstrip('0')}\u00a0{'min' if seconds < HOUR else 'h'}"
 
 
 def _position(timing: Timing) -> int:
@@ -161,7 +160,7 @@ def _position(timing: Timing) -> int:
 
 def _memory(resident: float | None, gpu: float | None, device: str) -> str:
     if resident is None:
-        return "not recorded"
+        return "–"
     if device.startswith("cuda"):
-        return f"{resident:.2f} GiB on the GPU"
-    return f"{resident:.2f} GiB" + (f", {gpu:.2f} GiB on the GPU" if gpu is not None else "")
+        return f"{resident:.2f}\u00a0GiB on the GPU"
+    return f"{resident:.2f}\u00a0GiB" + (f", {gpu:.2f}\u00a0GiB on the GPU" if gpu is not None else "")

@@ -19,6 +19,8 @@ def write_page(template: str, path: Path, context: Mapping[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    # Scores stand in the order of the pipeline, on which the page's "last stage" relies.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["duration"] = duration
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     text = environment.get_template(template).render(written=written, **context)

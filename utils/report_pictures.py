@@ -64,10 +64,10 @@ def _sheet(run: Run) -> Picture | None:
         return None
     pictures = Pictures(run.places, {stage.key: stage.maps for stage in run.stages})
     tasks = find_images(pictures, run.stages)
-    writer = TileWriter(pictures, {stage.key: stage.title for stage in run.stages}, Path(), "")
+    writer = TileWriter(pictures, {stage.key: stage.short for stage in run.stages}, Path(), "")
     splits = list(dict.fromkeys(task.split for task in tasks))
     rows = [
-        writer.drawings(task)
+        [(caption.partition(" of labels")[0].partition(" of Deep")[0], picture) for caption, picture in writer.drawings(task)]
         for position, split in enumerate(splits)
         for task in _typical(
             pictures, [t for t in tasks if t.split == split], IMAGES // len(splits) + (position < IMAGES % len(splits))

@@ -96,7 +96,17 @@ def _ordered(stages: Sequence[Stage], settings: Mapping[str, Any]) -> list[Stage
     """Return the stages with the pseudo labels the run is configured to use after its other ones: last means final."""
     used = f"pseudo_{settings.get('pseudo.fusion', '')}"
     places = {"cam": 0, "pseudo": 1, "deeplab": 3}
-    return sorted(stages, key=lambda stage: places[stage.key.partition("_")[0]] + stage.key.startswith(used))
+    splits = list(dict.fromkeys(stage.split for stage in stages if not stage.key.startswith("deeplab")))
+
+    def position(stage: Stage) -> tuple[bool, int, int]:
+        deeplab = stage.key.startswith("deeplab")
+        return (
+            deeplab,
+            0 if deeplab else splits.index(stage.split),
+            places[stage.key.partition("_")[0]] + stage.key.startswith(used),
+        )
+
+    return sorted(stages, key=position)
 
 
 def _curves(files: RunFiles, folder: Path) -> Curves:

@@ -74,7 +74,7 @@ def write_report(run: Run, page: Path, limits: GalleryLimits) -> None:
 def _gallery(run: Run, folder: Path, limits: GalleryLimits) -> tuple[Gallery | None, str]:
     if run.places is None:
         return None, "The run holds no configuration that says where its pictures are; give --config."
-    if not run.stages:
+    if not run.stages or not limits.shown:
         return None, ""
     built = build_gallery(run.places, run.stages, folder, limits)
     if built is None:

@@ -70,6 +70,11 @@ class Stage:
     split: str = ""
     list_file: Path | None = None
 
+    @property
+    def short(self) -> str:
+        """Return the title for captions below small pictures."""
+        return self.title.replace("Pseudo labels", "labels")
+
 
 def read_stages(files: RunFiles) -> list[Stage]:
     """Return the stages of a run in the order of the pipeline; none is required.
@@ -138,10 +143,10 @@ def _label_stage(files: RunFiles, path: Path) -> Stage:
     folder, fusion = path.parent, str(result.get("fusion", ""))
     place = _place(files.folder, folder.parent)
     facts = [
-        ("coverage", f"{100 * result['coverage']:.1f} %"),
-        ("ignored", f"{100 * result['ignored']:.1f} %"),
-        ("ignored entirely", f"{result['images_ignored']} of {result['images']}"),
-        ("foreground", f"{100 * result['foreground']:.1f} %"),
+        ("coverage", f"{100 * result['coverage']:.1f}\u00a0%"),
+        ("ignored", f"{100 * result['ignored']:.1f}\u00a0%"),
+        ("all ignored", f"{result['images_ignored']} of {result['images']}"),
+        ("foreground", f"{100 * result['foreground']:.1f}\u00a0%"),
     ]
     stage = Stage(
         key=f"pseudo_{fusion}{place}",
@@ -168,7 +173,7 @@ def _deeplab_stage(files: RunFiles, path: Path) -> Stage:
     facts = [("split", split)]
     if crf:
         facts += [(name, str(settings[key])) for key, name in CRF_SHOWN.items() if key in settings]
-    facts += [(name.lower(), f"{100 * result[name]:.1f} %") for name in ACCURACIES if result.get(name) is not None]
+    facts += [(name.lower(), f"{100 * result[name]:.1f}\u00a0%") for name in ACCURACIES if result.get(name) is not None]
     output = Path(*path.parts[:-5])
     predictions = output / "predictions" / experiment / model / (f"{split}_crf" if crf else split)
     stage = Stage(

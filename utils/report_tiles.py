@@ -18,11 +18,11 @@ from utils.parallel import map_progress
 from utils.report_images import ImageTask, LabelMap, Pictures
 from utils.visualize import Picture, cam_overlay, heat_map, label_overlay
 
-# Pixels of the longer side, and WebP quality: sharp enough enlarged, some 10 kB each.
-LONGEST, QUALITY, EFFORT = 400, 80, 2
+# Pixels of the longer side, and JPEG quality: sharp enough enlarged, some 15 kB each.
+LONGEST, QUALITY = 400, 80
 # Raise when the drawing changes, so that older files are made anew.
 DRAWING = 1
-SUFFIX = ".webp"
+SUFFIX = ".jpg"
 # Colours of the error map; told apart by people of any colour vision, in brightness too.
 MISSED, INVENTED, CONFUSED = (38, 110, 255), (255, 176, 0), (220, 38, 127)
 ERROR_OPACITY, RIGHT_DIMMED, UNKNOWN_GREY = 0.8, 0.55, 205
@@ -83,7 +83,7 @@ class TileWriter:
         return [self._tile(task, plan) for plan in self._plans(task) if not self.kinds or plan.kind in self.kinds]
 
     def drawings(self, task: ImageTask) -> list[tuple[str, Picture]]:
-        """Return (caption, picture) of one image's tiles at full size, without writing anything."""
+        """Return (caption, picture) of one image's tiles without writing anything."""
         return [(plan.caption, plan.draw()) for plan in self._plans(task) if not self.kinds or plan.kind in self.kinds]
 
     def _tile(self, task: ImageTask, plan: _Plan) -> Tile:
@@ -141,10 +141,12 @@ class TileWriter:
         return repr(self.pictures.maps[key].threshold)
 
     def _labels(self, image: Callable[[], Picture], labels: Callable[[], LabelMap]) -> Picture:
-        return label_overlay(image(), labels(), self.pictures.places.names[1:], legend=False)
+        picture = image()
+        return label_overlay(picture, _at_size_of(picture, labels()), self.pictures.places.names[1:], legend=False)
 
     def _errors(self, image: Callable[[], Picture], task: ImageTask, key: str) -> Picture:
-        return error_map(image(), self._truth(task.image_id), self.pictures.label_map(key, task))
+        picture, labels = image(), self.pictures.label_map(key, task)
+        return error_map(picture, _at_size_of(picture, self._truth(task.image_id)), _at_size_of(picture, labels))
 
     def _truth(self, image_id: str) -> LabelMap:
         truth = self.pictures.truth(image_id)
@@ -190,12 +192,12 @@ def error_map(image: Picture, truth: LabelMap, labels: LabelMap) -> Picture:
 
 @functools.lru_cache(maxsize=2)
 def _photo(path: Path) -> Picture:
-    """Return a photo, to be left as it is: the same array goes to every tile of the image."""
-    return np.array(read_image(path))
+    """Return a photo at the size of tiles, to be left as it is: the same array goes to every tile of the image."""
+    return np.array(_fitted(read_image(path)))
 
 
 def _saliency(path: Path) -> Picture:
-    return heat_map(np.array(read_saliency(path, None)), colormap="gray")
+    return heat_map(np.array(_fitted(read_saliency(path, None))), colormap="gray")
 
 
 def _cam(photo: Path, path: Path, threshold: float | None) -> Picture:
@@ -203,7 +205,15 @@ def _cam(photo: Path, path: Path, threshold: float | None) -> Picture:
 
 
 def _write(path: Path, picture: Picture) -> None:
-    image = Image.fromarray(picture)
-    image.thumbnail((LONGEST, LONGEST))
     with atomic_path(path, sync=False) as temporary:
-        image.save(temporary, "WEBP", quality=QUALITY, method=EFFORT)
+        Image.fromarray(picture).save(temporary, "JPEG", quality=QUALITY)
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    image.thumbnail((LONGEST, LONGEST))
+    return image
+
+
+def _at_size_of(picture: Picture, labels: LabelMap) -> LabelMap:
+    height, width = picture.shape[:2]
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))

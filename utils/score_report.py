@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.classes import BACKGROUND
-from utils.metrics import Scores, nan_mean, score
+from utils.metrics import Scores, activation_errors, nan_mean, score
 
 BACKGROUND_NAME = "background"
 PUBLISHED_INDENT = 4
@@ -45,6 +45,17 @@ def counts_text(names: Sequence[str], confusion: NDArray[np.int64], more: Mappin
     """Return JSON with "names", the (C + 1, C + 1) "confusion" (rows: ground truth) and `more`, on one line."""
     content = {"names": list(names), "confusion": confusion.tolist(), **(more or {})}
     return json.dumps(content, allow_nan=False) + "\n"
+
+
+def mean_errors(confusions: NDArray[np.int64]) -> dict[str, list[float | None]]:
+    """Return {"false_positives", "false_negatives"}: for each matrix the mean over the classes (background not among them).
+
+    Args:
+        confusions: (T, C + 1, C + 1) counts (rows: ground truth).
+    """
+    names = ("false_positives", "false_negatives")
+    means = [nan_mean(errors[:, BACKGROUND + 1 :]) for errors in activation_errors(confusions)]
+    return {name: [number_or_none(float(v)) for v in values] for name, values in zip(names, means, strict=True)}
 
 
 def score_table(scores: Scores, names: Sequence[str]) -> str:

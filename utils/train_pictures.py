@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import make_grid
 
 from utils.classes import BACKGROUND, label_value, palette
 from utils.visualize import heat_map
@@ -75,4 +74,6 @@ def _colours(target: Tensor) -> Tensor:
 def _strip(pictures: Tensor) -> Tensor:
     """Lay (N, 3, h, w) pictures side by side at a common size."""
     side = max(GRID_SIDE, pictures.shape[-1]) if pictures.shape[0] == 1 else GRID_SIDE
+    from torchvision.utils import make_grid  # here: torchvision takes as long to load as torch itself
+
     return make_grid(F.interpolate(pictures, size=(side, side), mode="nearest"), nrow=pictures.shape[0], padding=2)

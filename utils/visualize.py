@@ -24,6 +24,7 @@ HEAT_OPACITY = 0.65
 DIMMED = 0.55
 # Pixels, on sheets.
 CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
+CHECK, CHECK_GREYS = 8, (170, 215)
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
 
 
@@ -123,7 +124,7 @@ def label_legend(values: Sequence[int], class_names: Sequence[str], width: int) 
         for x, value, name in line:
             colour = tuple(label_colours(np.array([[value]], np.uint8))[0, 0].tolist())
             draw.rectangle((x, top + 1, x + SWATCH, top + SWATCH), fill=colour, outline=INK)
-            draw.text((x + SWATCH + MARGIN // 2, top), name, fill=INK, font=_font())
+            draw.text((x + SWATCH + MARGIN // 2, top), name, fill=INK, font=label_font())
     return np.array(page)
 
 
@@ -149,10 +150,31 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], *, cell_height:
     for r, row in enumerate(scaled):
         x, y = MARGIN, MARGIN + r * step
         for (caption, picture), width in zip(row, widths, strict=False):
-            draw.text((x, y), _shorten(caption, width), fill=INK, font=_font())
+            draw.text((x, y), _shorten(caption, width), fill=INK, font=label_font())
             page.paste(Image.fromarray(picture), (x, y + TEXT_HEIGHT + MARGIN // 2))
             x += width + MARGIN
     return np.array(page)
+
+
+def on_checkerboard(cutout: NDArray[np.uint8]) -> Picture:
+    """Lay a picture with alpha (H, W, 4) over a grey checkerboard -> (H, W, 3)."""
+    height, width = cutout.shape[:2]
+    rows, columns = np.ogrid[:height, :width]
+    squares = np.where((rows // CHECK + columns // CHECK) % 2, *CHECK_GREYS)[..., None]
+    alpha = cutout[..., 3:].astype(np.float32) / LEVELS
+    return np.rint(cutout[..., :3] * alpha + squares * (1 - alpha)).astype(np.uint8)
+
+
+def fit_square(picture: Picture, side: int) -> Picture:
+    """Scale a picture (H, W, 3) to fit a white square of `side` pixels, its aspect kept, in the middle."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    page = np.full((side, side, 3), LEVELS, np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    page[top : top + rows, left : left + columns] = cv2.resize(picture, (columns, rows), interpolation=interpolation)
+    return page
 
 
 @dataclass
@@ -236,12 +258,12 @@ def _to_height(picture: Picture, height: int) -> Picture:
 
 
 @functools.lru_cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=TEXT_HEIGHT - 2)
 
 
 def _text_width(text: str) -> int:
-    return round(_font().getlength(text))
+    return round(label_font().getlength(text))
 
 
 def _shorten(text: str, width: int) -> str:

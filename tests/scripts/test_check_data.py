@@ -200,6 +200,8 @@ def test_training_runs_the_cheap_part(cfg: Config) -> None:
     cfg.train.epochs = 1
     (_root(cfg) / "val_cls.txt").write_text("img_002 0\nimg_003 0\n")
     assert train_l2g.run(cfg) == 0
+    (_root(cfg) / "val.txt").write_text("not a list of/images\n")
+    assert any("val.txt line 1" in warning for warning in check_cheaply(cfg))
     log = (Path(cfg.run_dir) / "log.txt").read_text()
     assert "2 images of data.train_list are in" in log
     (_root(cfg) / "Sal" / "img_003.png").unlink()

@@ -110,3 +110,30 @@ def test_constants_out_of_range(tmp_path: Path, override: str) -> None:
     write_saliency_set(tmp_path)
     with pytest.raises(UserError, match=override.split("=")[0]):
         run(make_config(tmp_path, 3, override))
+
+
+@pytest.mark.parametrize("fusion", ["threshold", "saliency"])
+def test_crf_makes_labels_follow_the_picture(tmp_path: Path, fusion: str) -> None:
+    truth, cam, saliency = (np.zeros((40, 50), np.uint8) for _ in range(3))
+    truth[10:30, 15:35] = 2
+    # Attention and saliency that run over the edge of the thing, though less sure there.
+    cam[10:30, 15:39], saliency[10:30, 15:39] = 120, 150
+    cam[10:30, 15:35] = 255
+    write_set(tmp_path, {"a": (truth, {1: cam}, saliency)})
+    picture = np.full((40, 50, 3), 60, np.uint8)
+    picture[10:30, 15:35] = (200, 150, 40)
+    Image.fromarray(picture).save(tmp_path / "JPEGImages/a.jpg", quality=100)
+    overrides = [f"pseudo.fusion={fusion}", "crf.backend=torch", "pseudo.salient=256"]
+    plain = run(make_config(tmp_path, 3, *overrides))
+    refined = run(make_config(tmp_path, 3, "pseudo.crf=true", *overrides))
+    assert plain["crf"] is None and refined["crf"]["backend"] == "torch" and refined["crf"]["bi_xy_std"] == 67
+    assert plain["iou"]["class1"] == pytest.approx(20 / 24) and refined["iou"]["class1"] > 0.97
+    assert (read_label(tmp_path / "pseudo_seg_labels/a.png") == truth).mean() > 0.99
+
+
+def test_crf_settings_out_of_range(tmp_path: Path) -> None:
+    write_saliency_set(tmp_path)
+    with pytest.raises(UserError, match="bi_rgb_std"):
+        run(make_config(tmp_path, 3, "pseudo.crf=true", "crf.bi_rgb_std=0"))
+    # Not looked at where no CRF runs.
+    run(make_config(tmp_path, 3, "crf.bi_rgb_std=0"))

@@ -1,11 +1,13 @@
 """The whole first stage at a tiny size: data, training, CAMs, sweep, labels, pictures, table."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
@@ -81,3 +83,26 @@ def test_front_doors_print_help_and_refuse_typos(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert "unknown key 'train.lrr'" in wrong.stderr
         assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(900)  # some twenty programs, each of which has to start
+def test_the_demo_runs_from_data_to_report(tmp_path: Path) -> None:
+    name = f"test_{tmp_path.parent.name}_{os.getpid()}"
+    segment = "model.width=0.0625 image.size.train=49 solver.iter_max=2 solver.batch_size.train=4 threads=1 crf.workers=1"
+    environment = {
+        **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6",
+        "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment,
+    }  # fmt: skip
+    settings = ["train.epochs=2", "train.classify_epochs=1", "train.batch_size=3", "train.images_every=0", "model.width=0.0625",
+                "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48"]  # fmt: skip
+    runs = ROOT / "runs"
+    try:
+        done = subprocess.run([ROOT / "run_demo.sh", *settings], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "| plain CAM |" in done.stdout
+        assert "DeepLab + CRF mIoU" in done.stdout
+        assert (runs / f"{name}_l2g" / "report" / "index.html").stat().st_size > 1000
+        assert list((runs / f"{name}_l2g" / "pictures").glob("*.png"))
+    finally:
+        for left in runs.glob(f"{name}_*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()

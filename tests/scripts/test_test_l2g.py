@@ -116,6 +116,24 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     assert _equal(before, _cams(cfg.cam.dir))
 
 
+def test_maps_for_refinement_are_written_on_request(tmp_path: Path) -> None:
+    plain = _ready(tmp_path)
+    test_l2g.run(plain)
+    before = _cams(plain.cam.dir)
+    cfg = _ready(tmp_path, f"cam.refine_dir={tmp_path / 'refine'}", "cam.scales=[0.5,1.0]", "cam.overwrite=true")
+    assert test_l2g.run(cfg)["done"] == 6
+    classes = read_label_list(cfg.data.infer_list, 3)
+    for name, present in classes.items():
+        with np.load(tmp_path / "refine" / f"{name}.npz", allow_pickle=False) as maps:
+            assert tuple(maps["classes"]) == present and tuple(maps["labels"]) == (0, *(k + 1 for k in present))
+            assert maps["high_res"].shape == (len(present), 40, 48) and maps["cam"].shape == (len(present), 10, 12)
+            assert maps["high_res"].min() >= 0 and maps["high_res"].max() <= 1
+    (tmp_path / "refine" / "img_001.npz").unlink()
+    again = _ready(tmp_path, f"cam.refine_dir={tmp_path / 'refine'}", "cam.scales=[0.5,1.0]")
+    assert test_l2g.run(again)["done"] == 1
+    assert set(before) == set(_cams(cfg.cam.dir))
+
+
 def test_batches_of_one_size_give_the_same_cams(tmp_path: Path) -> None:
     write_tiny_voc(tmp_path / "data", images=5, size=(48, 40))
     lines = (tmp_path / "data" / "train_cls.txt").read_text()

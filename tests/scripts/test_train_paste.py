@@ -1,6 +1,8 @@
 """Training with suppression, attention and pasting as a program: off means off, and stage B goes on from stage A."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +108,23 @@ def test_the_published_configurations_are_consistent() -> None:
     assert (stage_a.train.lr, stage_b.train.lr, stage_b.l2g.paste.overlap, stage_b.pseudo.threshold) == (1e-3, 5e-4, 0.2, 0.35)
     for cfg in (stage_a, stage_b):
         assert (cfg.model.suppression, cfg.model.attention, cfg.model.train_gates) == ("learnable", "se", False)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ablation_rows_differ_from_their_base_only_in_the_three_parts(path: Path) -> None:
+    row = load_config(path)
+    base = load_config(ROOT / "configs" / ("l2g_voc_mini.yaml" if "voc_mini" in path.stem else "l2g_demo.yaml"))
+    assert (row.train, row.cam, row.data) == (base.train, replace(base.cam, **_paths(row)), base.data)
+    gates = ("suppression", "suppression_places", "attention", "attention_places", "train_gates")
+    assert row.model == replace(base.model, **{name: getattr(row.model, name) for name in gates})
+    assert row.l2g == replace(base.l2g, paste=row.l2g.paste)
+    parts = {"suppression": row.model.suppression, "attention": row.model.attention, "paste": row.l2g.paste.mode}
+    wanted = set(parts) if "all" in path.stem or "cda" in path.stem else {path.stem.removeprefix("demo_")}
+    assert {name for name, value in parts.items() if value != "none"} == wanted
+
+
+def _paths(cfg: Config) -> dict[str, Any]:
+    return {name: getattr(cfg.cam, name) for name in ("checkpoint", "dir", "label_dir")}
 
 
 @pytest.mark.parametrize(

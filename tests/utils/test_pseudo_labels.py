@@ -99,3 +99,42 @@ def test_constants_are_settings() -> None:
     assert fuse_saliency((0,), [cam], saliency, loose).tolist() == [[0, 0, 1, 1]]
     assert fuse_saliency((0, 1), [cam, cam], saliency, RULE).tolist() == [[0, 255, 1, 255]]
     assert fuse_saliency((0, 1), [cam, cam], saliency, replace(RULE, conflict=1.0)).tolist() == [[0, 255, 1, 1]]
+
+
+def test_refined_scores_decide() -> None:
+    """The refiner gets normalised scores, background first, and its highest class is the label."""
+    given = []
+
+    def favour_last(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        given.append(probabilities)
+        changed = probabilities.copy()
+        changed[-1, :, 1] = 2
+        return changed
+
+    cams = [np.array([[255, 255, 0]], np.uint8), np.array([[0, 51, 0]], np.uint8)]
+    labels = fuse_threshold((1, 6), cams, (1, 3), 0.25, favour_last)
+    assert labels.tolist() == [[2, 7, 0]]
+    np.testing.assert_allclose(given[0][:, 0, 0], [0.2, 0.8, 0])
+    np.testing.assert_allclose(given[0].sum(0), 1, rtol=1e-6)
+    assert fuse_threshold((), [], (1, 3), 0.25, favour_last).tolist() == [[0, 0, 0]]
+
+
+def test_refined_saliency_rule_still_ignores() -> None:
+    cams = [np.array([[0, 255, 255, 0]], np.uint8), np.array([[0, 0, 255, 0]], np.uint8)]
+    saliency = np.array([[0, 255, 255, 255]], np.uint8)
+    same = fuse_saliency((0, 4), cams, saliency, RULE, lambda probabilities: probabilities)
+    # A salient pixel without any score is no class's: equal shares, and background is the first.
+    assert same.tolist() == fuse_saliency((0, 4), cams, saliency, RULE).tolist() == [[0, 1, 255, 255]]
+    second = fuse_saliency((0, 4), cams, saliency, RULE, lambda probabilities: probabilities[[0, 2, 1]])
+    assert second.tolist() == [[0, 5, 255, 255]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_refiner_that_changes_nothing(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    cams = [rng.randint(0, 256, (40, 50)).astype(np.uint8) for _ in range(2)]
+    # No value of 255 - saliency that a scaled CAM can equal: dividing by the sum must not have to keep ties.
+    saliency = rng.choice([10, 200], (40, 50)).astype(np.uint8)
+    rule = replace(RULE, min_foreground=0.0)
+    refined = fuse_saliency((0, 3), cams, saliency, rule, lambda probabilities: probabilities)
+    assert (refined == fuse_saliency((0, 3), cams, saliency, rule)).mean() > 0.98

@@ -5,7 +5,7 @@ import numpy as np
 from tests.evaluation_set import GOLDEN, golden, golden_classes
 from utils.joint_histogram import JointHistogram
 from utils.metrics import score
-from utils.score_report import label_names, published_text, score_table, scores_to_dict
+from utils.score_report import label_names, mean_errors, published_text, score_table, scores_to_dict
 
 CONFUSION = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]], np.int64)
 
@@ -40,3 +40,10 @@ def test_table_has_a_line_per_label_and_the_means() -> None:
         ["mean", "58.3", "72.9", "75.0"],
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_mean_errors_leave_background_and_absent_classes_out() -> None:
+    # Class 1: 3 right, 1 wrongly given, 2 missed; class 2 never occurs.
+    confusion = np.array([[5, 1, 0], [2, 3, 0], [0, 0, 0]], np.int64)
+    errors = mean_errors(np.stack([confusion, np.zeros_like(confusion)]))
+    assert errors == {"false_positives": [1 / 6, None], "false_negatives": [2 / 6, None]}

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# L2G with suppression, channel attention and pasting on VOC, from training to evaluation:
+#   stage A (10 epochs, nothing pasted) -> its CAMs -> foreground bank -> stage B (3 epochs with pasting) -> CAMs -> sweep.
+# What is there already is kept: trainings continue, CAMs are not made twice. Further arguments are key=value overrides of every step.
+# Environment: EXP (name of the run), EXP_A (of stage A), CONFIG_A, CONFIG (stage B), INIT (checkpoint of a stage A made elsewhere), BANK (a bank
+# made elsewhere), GPUS (e.g. 0,1), PYTHON.
+set -euo pipefail
+cd "$(dirname "$0")"
+EXP="${EXP:-exp_voc_sa_cda}"
+CONFIG_A="${CONFIG_A:-configs/l2g_voc_sa.yaml}"
+CONFIG="${CONFIG:-configs/l2g_voc_sa_cda.yaml}"
+EXP_A="${EXP_A:-${EXP}_stage_a}"
+export GPUS="${GPUS:-}"      # e.g. 0,1: one process each; empty: one process
+export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
+
+one() { GPUS='' NPROC=1 NNODES=1 scripts/launch.sh "$@"; }  # steps that only read and write files
+
+if [ -z "${INIT:-}" ]; then
+  scripts/launch.sh scripts.train_l2g --config "$CONFIG_A" name="$EXP_A" train.resume=auto "$@"
+  INIT="runs/$EXP_A/model/last.pth"
+fi
+if [ -z "${BANK:-}" ]; then
+  scripts/launch.sh scripts.test_l2g --config "$CONFIG_A" name="$EXP_A" cam.checkpoint="$INIT" "$@"
+  BANK="runs/$EXP_A/foreground_bank"
+  one scripts.make_foreground_bank --config "$CONFIG_A" name="$EXP_A" bank.dir="$BANK" "$@"
+fi
+scripts/launch.sh scripts.train_l2g --config "$CONFIG" name="$EXP" \
+  train.init_from="$INIT" l2g.paste.bank="$BANK" train.resume=auto "$@"
+scripts/launch.sh scripts.test_l2g --config "$CONFIG" name="$EXP" "$@"
+one scripts.evaluate_cam --config "$CONFIG" name="$EXP" "$@"
