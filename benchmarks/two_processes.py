@@ -1,6 +1,6 @@
 """Measure how much faster two processes (gloo, one CPU thread each) train and infer than one, with the real programs.
 
-    python -m benchmarks.two_processes                         # about 5 minutes on two idle cores
+    python -m benchmarks.two_processes                         # some minutes on two idle cores
     python -m benchmarks.two_processes --images 16 --epochs 2 --repeat 1    # a check of the program, measures nothing
 
 Both counts take turns on the same made-up pictures with configs/l2g_demo.yaml. Training speed is what the program logs after
@@ -74,7 +74,7 @@ def table(speeds: Speeds) -> str:
 def main(argv: list[str]) -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=48, help="pictures, >= 2 (default 48)")
+    parser.add_argument("--images", type=int, default=96, help="pictures, >= 2 (default 96)")
     parser.add_argument("--epochs", type=int, default=4, help="of each training, >= 2 (default 4)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each, >= 1 (default 3)")
     arguments = parser.parse_args(argv)

@@ -225,7 +225,9 @@ class Config(Checked):
     device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
     precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
     threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
-    compile: bool = key(False, "training compiles the trunks with torch.compile: a minute at the start, then faster steps")
+    compile: bool = key(
+        False, "training compiles the trunks with torch.compile; meant for CUDA (on a CPU: minutes before the first step)"
+    )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

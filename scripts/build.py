@@ -92,7 +92,7 @@ def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetw
 
 
 def compile_trunk(network: CamNetwork, backend: str = "inductor") -> None:
-    """Have the trunk compiled at its first call (a minute or so), in place; keys of the state stay as they are.
+    """Have the trunk compiled at its first call (minutes on a CPU), in place; keys of the state stay as they are.
 
     Training has few input shapes, so each gets code of its own. Crops and losses around the trunk stay uncompiled.
     """
