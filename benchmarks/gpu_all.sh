@@ -37,8 +37,10 @@ part 60  "training step, CAMs, targets"       "$PYTHON" -m benchmarks.l2g_speed 
 part 45  "the same without bf16"              "$PYTHON" -m benchmarks.l2g_speed --size "$SIZE" --only step,cam --repeat "$REPEAT" --precision fp32
 part 60  "samples, sweep, labels (files)"     "$PYTHON" -m benchmarks.l2g_speed --size "$SIZE" --only sample,sweep,gen_gt --repeat 1
 part 90  "segmentation stage"                 "$PYTHON" -m benchmarks.deeplab_speed --size "$SIZE" --repeat "$REPEAT"
+if [ "$SIZE" = gpu ]; then crf=(--device cuda --batch 8); else crf=(--size 64x48 --classes 3); fi
+part 60  "dense CRF against pydensecrf"        "$PYTHON" -m benchmarks.crf_speed --no-plain --repeat "$REPEAT" "${crf[@]}"
 part 130 "L2G as a user runs it"              "$PYTHON" -m benchmarks.user_speed --size "$SIZE"
-part 100 "the same with larger batches"       "$PYTHON" -m benchmarks.user_speed --size "$SIZE" train.batch_size=6 cam.batch_size=4
+part 90  "the same with larger batches"       "$PYTHON" -m benchmarks.user_speed --size "$SIZE" train.batch_size=6 cam.batch_size=4
 
 cat "$OUT"
 exit "$failed"
