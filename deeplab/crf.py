@@ -3,10 +3,10 @@
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml [--model-path checkpoint.pth] [key=value ...]
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml crf.image=published crf.backend=torch
 
-Logits come from the files `test` left (test.save_logits) where all are there, else from the network: without --model-path, of
-checkpoint_final.pth. Network, CRF, writing and scoring overlap: on a CPU the CRF runs on crf.workers processes of one thread
-each; on a GPU (backend torch) in batches beside the network. Writes scores_crf.json, its table and picture, and predictions/
-<exp.id>/<model>/<split.val>_crf/<id>.png; a stopped run continues.
+Logits come from the files `test` left (test.save_logits) where all are there and of these weights, else from the network:
+without --model-path, of checkpoint_final.pth. Network, CRF, writing and scoring overlap: on a CPU the CRF runs on crf.workers
+processes of one thread each; on a GPU (backend torch) in batches beside the network. Writes scores_crf.json, its table and
+picture, and predictions/<exp.id>/<model>/<split.val>_crf/<id>.png; a stopped run continues.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.evaluation import evaluate, require_weights
+from deeplab.evaluation import evaluate, require_weights, usable_logits
 from deeplab.inference import full_size, infer, load_network
 from deeplab.lists import Item
 from deeplab.logit_files import find_logits, read_logits
-from deeplab.places import FINAL, logits_dir, models_dir
+from deeplab.places import FINAL, models_dir
 from deeplab.predictions import Confusion, settle
 from utils.bounded_pool import BoundedPool, HostCopy
 from utils.crf import DenseCrf, crf_from_config
@@ -54,7 +54,8 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
         crf = crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None
-        return evaluate(cfg, place, recorded, crf=True, work=partial(_refine_all, cfg, crf, path, place))
+        work = partial(_refine_all, cfg, crf, path, usable_logits(cfg, place, recorded), place)
+        return evaluate(cfg, place, recorded, crf=True, work=work)
 
 
 def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -65,9 +66,18 @@ def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> N
 
 
 def _refine_all(
-    cfg: DeepLabConfig, crf: DenseCrf, path: Path, place: Dist, items: list[Item], folder: Path | None, confusion: Confusion
+    cfg: DeepLabConfig,
+    crf: DenseCrf,
+    path: Path,
+    saved: Path | None,
+    place: Dist,
+    items: list[Item],
+    folder: Path | None,
+    confusion: Confusion,
 ) -> None:
-    files = {item.image_id: found for item in items if (found := find_logits(logits_dir(cfg), item.image_id)) is not None}
+    """Refine `items`: logits from the files in `saved` where all are there, else from the network with weights `path`."""
+    found = {} if saved is None else {item.image_id: find_logits(saved, item.image_id) for item in items}
+    files = {image_id: file for image_id, file in found.items() if file is not None}
     logits: Iterable[tuple[Item, Any]]
     if len(files) == len(items):
         logits = ((item, files[item.image_id]) for item in items)

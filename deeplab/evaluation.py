@@ -1,18 +1,23 @@
 """What the test and crf commands have in common: the split, continuing, totals, scores, the server's archive."""
 
+import contextlib
 import dataclasses
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import check_items
 from deeplab.lists import Item, evaluation_items
+from deeplab.logit_files import LOGIT_SUFFIXES
 from deeplab.names import class_names
-from deeplab.places import archive_path, predictions_dir, scores_dir
-from deeplab.predictions import Confusion, prepare, recount, split_finished
+from deeplab.places import archive_path, logits_dir, predictions_dir, scores_dir
+from deeplab.predictions import Confusion, prepare, read_about, recount, split_finished
 from deeplab.scores import summary, write_scores
 from utils.config import save_config
 from utils.crf import resolve_backend
@@ -25,61 +30,107 @@ from utils.stage_record import record_stage
 # The folder the VOC evaluation server expects.
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
-Work = Callable[[Sequence[Item], Path | None], Iterable[Any]]
+# Does the work on some items: writes predictions to the folder (None: nowhere) and counts them.
+Work = Callable[[list[Item], Path | None, Confusion], None]
 
 
-def evaluate(
-    cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: bool, work: Callable[..., None]
-) -> dict[str, Any]:
+def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: bool, work: Work) -> dict[str, Any]:
     """Predict this process's share of the split with `work`, add up over all processes, write and return the scores.
 
     Args:
         cfg: configuration.
         place: this process.
-        model_path: weights, for the record.
+        model_path: weights, for the record; None when there are none (logits from files).
         crf: which of the two commands.
-        work: called with (items to do, folder of predictions or None, confusion to add to).
+        work: called with the items to do.
+
+    Returns:
+        what the score file holds; nothing on other processes than the first, or without ground truth.
 
     Raises:
-        UserError: for missing or wrong files.
+        UserError: for missing or wrong files, or a folder another program is writing to.
     """
     started = time.monotonic()
+    if cfg.test.unlabelled and not cfg.test.save_predictions:
+        raise UserError("test.unlabelled=true makes predictions only, but test.save_predictions is false; set it to true")
     items = evaluation_items(cfg.dataset, unlabelled=cfg.test.unlabelled)
     check_items(items)
     names = class_names(cfg.dataset)
     about = describe(cfg, place, model_path, crf=crf)
-    if cfg.test.unlabelled and not cfg.test.save_predictions:
-        raise UserError("test.unlabelled=true makes predictions only, but test.save_predictions is false; set it to true")
     folder = predictions_dir(cfg, crf=crf) if cfg.test.save_predictions else None
+    with lock_folder(folder) if place.is_main and folder is not None else contextlib.nullcontext():
+        counts, images = _count(cfg, place, about, items, folder, work, logits=None if crf else logits_to_save(cfg))
+        if not place.is_main:
+            return {}
+        program = "deeplab_crf" if crf else "deeplab_test"
+        seconds = time.monotonic() - started
+        record_stage(cfg.exp.output_dir, program, seconds, output=folder or scores_dir(cfg), images=images)
+        if cfg.test.unlabelled and folder is not None:
+            archive = archive_path(cfg, crf=crf)
+            write_archive(archive, folder, items)
+            print(f"predictions in {folder}, for the test server in {archive}")
+            return {}
+        return _report(cfg, "scores_crf" if crf else "scores", counts, names, {**about, "Images": len(items)})
+
+
+def logits_to_save(cfg: DeepLabConfig) -> Path | None:
+    """Return the folder `test` writes logits to; None when it writes none."""
+    return logits_dir(cfg) if cfg.test.save_logits != "none" else None
+
+
+def usable_logits(cfg: DeepLabConfig, place: Dist, model_path: Path | None) -> Path | None:
+    """Return the folder of logits that `test` left; None when other weights or views made those.
+
+    Logits of unknown origin (the published program's) are taken, and so are all when there are no weights to make others.
+    """
+    folder = logits_dir(cfg)
+    about = read_about(folder)
+    if about is None or model_path is None:
+        return folder
+    wanted = describe(cfg, place, model_path, crf=False)
+    if all(about.get(key) == value for key, value in wanted.items()):
+        return folder
+    get_logger(rank=place.rank).info("logits in %s are of other weights or views: not used", folder)
+    return None
+
+
+def _count(
+    cfg: DeepLabConfig,
+    place: Dist,
+    about: Mapping[str, Any],
+    items: Sequence[Item],
+    folder: Path | None,
+    work: Work,
+    *,
+    logits: Path | None,
+) -> tuple[NDArray[np.int64], int]:
+    """Do what is not done yet; return the confusion over all processes, and how many images this one did."""
     if place.is_main and folder is not None:
-        with lock_folder(folder):
-            prepare(folder, about)
-    barrier(place.world)
+        prepare(folder, about, [".png"])
+    if place.is_main and logits is not None:
+        prepare(logits, {**about, "Kind": cfg.test.save_logits}, LOGIT_SUFFIXES)
+    barrier(place.world)  # nobody looks before what is outdated is gone
     mine = shard(items, place.rank, place.world)
-    done, todo = split_finished(folder, mine)
+    done, todo = split_finished(mine, folder, logits)
     log = get_logger(rank=place.rank)
     log.info("%d images, %d of them finished before, on %s, %d process(es)", len(mine), len(done), place.device, place.world)
     confusion = Confusion(cfg.dataset.n_classes)
-    for item in done:
-        if folder is not None:
+    if folder is not None:
+        for item in done:
             confusion.add(recount(item, n_classes=cfg.dataset.n_classes, folder=folder))
     if todo:
         work(todo, folder, confusion)
-    counts = confusion.total(place)
-    if not place.is_main:
-        return {}
-    program, seconds = "deeplab_crf" if crf else "deeplab_test", time.monotonic() - started
-    record_stage(cfg.exp.output_dir, program, seconds, output=folder or scores_dir(cfg), images=len(todo))
-    if cfg.test.unlabelled and folder is not None:
-        archive = archive_path(cfg, crf=crf)
-        write_archive(archive, folder, items)
-        log.info("predictions in %s, for the test server in %s", folder, archive)
-        return {}
-    stem = "scores_crf" if crf else "scores"
-    result = write_scores(scores_dir(cfg), stem, counts, names, {**about, "Images": len(items)})
-    save_config(cfg, scores_dir(cfg) / f"{stem}.yaml")
-    print((scores_dir(cfg) / f"{stem}.txt").read_text(encoding="utf-8"), end="")
-    print(f"{summary(result)}: {scores_dir(cfg) / f'{stem}.json'}")
+    return confusion.total(place), len(todo)
+
+
+def _report(
+    cfg: DeepLabConfig, stem: str, counts: NDArray[np.int64], names: Sequence[str], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    folder = scores_dir(cfg)
+    result = write_scores(folder, stem, counts, names, about)
+    save_config(cfg, folder / f"{stem}.yaml")
+    print((folder / f"{stem}.txt").read_text(encoding="utf-8"), end="")
+    print(f"{summary(result)}: {folder / f'{stem}.json'}")
     return result
 
 

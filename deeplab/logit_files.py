@@ -10,6 +10,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import atomic_path
 
+LOGIT_SUFFIXES = (".npy", ".npz")
 KEY = "logits"  # of the archive that `write_logits` makes
 
 
@@ -30,7 +31,7 @@ def write_logits(folder: Path, image_id: str, logits: Tensor, kind: str) -> None
 
 def find_logits(folder: Path, image_id: str) -> Path | None:
     """Return the file of an image's logits, of either kind, or None."""
-    for suffix in (".npy", ".npz"):
+    for suffix in LOGIT_SUFFIXES:
         path = folder / f"{image_id}{suffix}"
         if path.exists():
             return path

@@ -1,4 +1,4 @@
-"""Predicted label maps of a split: written, counted against ground truth, and continued where a stopped run left off."""
+"""What is made of a split (label maps, logits): written, counted against ground truth, and continued after a stop."""
 
 import json
 import threading
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deeplab.dataset import read_labels
 from deeplab.lists import Item
+from deeplab.logit_files import LOGIT_SUFFIXES
 from utils.classes import class_index, palette
 from utils.distributed import Dist, sum_over_ranks
 from utils.files import remove_leftovers, write_text_atomic
@@ -21,28 +22,41 @@ from utils.metrics import confusion_matrix
 ABOUT = "about.json"
 
 
-def prepare(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make `folder` ready for predictions made as `about` says: those made in another way are removed first.
+def prepare(folder: Path, about: Mapping[str, Any], suffixes: Sequence[str]) -> None:
+    """Make `folder` ready for files made as `about` says: those made in another way are removed first.
 
-    So predictions of different weights or settings never lie side by side, and equal ones need not be made again.
+    So results of different weights or settings never lie side by side, and equal ones need not be made again.
+
+    Args:
+        folder: of predictions or logits.
+        about: what they follow from, see `deeplab.evaluation.describe`.
+        suffixes: of the files.
     """
-    path, text = folder / ABOUT, json.dumps(about, indent=2, sort_keys=True) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        remove_leftovers(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if read_about(folder) == about:
         return
-    path.unlink(missing_ok=True)
-    for old in folder.glob("*.png"):
+    (folder / ABOUT).unlink(missing_ok=True)
+    for old in [path for path in folder.iterdir() if path.suffix in suffixes]:
         old.unlink()
-    write_text_atomic(path, text)
+    write_text_atomic(folder / ABOUT, json.dumps(about, indent=2, sort_keys=True) + "\n")
 
 
-def split_finished(folder: Path | None, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Return (items with a prediction in `folder`, the others)."""
-    if folder is None or not folder.is_dir():
-        return [], list(items)
-    names = {path.name for path in folder.glob("*.png")}
-    done = [item for item in items if f"{item.image_id}.png" in names]
-    return done, [item for item in items if f"{item.image_id}.png" not in names]
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """Return what the files of `folder` follow from; None where that is not known."""
+    try:
+        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def split_finished(items: Sequence[Item], folder: Path | None, logits: Path | None) -> tuple[list[Item], list[Item]]:
+    """Return (finished items, the others): with a prediction in `folder` and, unless that is None, their `logits`."""
+    finished = _stems(folder, [".png"])
+    if logits is not None:
+        finished &= _stems(logits, LOGIT_SUFFIXES)
+    return [i for i in items if i.image_id in finished], [i for i in items if i.image_id not in finished]
 
 
 def settle(item: Item, labels: NDArray[np.uint8], *, n_classes: int, folder: Path | None) -> NDArray[np.int64]:
@@ -85,6 +99,12 @@ class Confusion:
         """Return the sum over all processes; every process must call it."""
         counts = sum_over_ranks(torch.from_numpy(self.counts.copy()).to(place.device), place.world)
         return np.asarray(counts.cpu().numpy())
+
+
+def _stems(folder: Path | None, suffixes: Sequence[str]) -> set[str]:
+    if folder is None or not folder.is_dir():
+        return set()
+    return {path.stem for path in folder.iterdir() if path.suffix in suffixes}
 
 
 def _confusion(item: Item, labels: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:

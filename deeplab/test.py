@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.evaluation import evaluate, require_weights
+from deeplab.evaluation import evaluate, logits_to_save, require_weights
 from deeplab.inference import full_size, infer, load_network
 from deeplab.lists import Item
 from deeplab.logit_files import write_logits
-from deeplab.places import FINAL, logits_dir, models_dir
+from deeplab.places import FINAL, models_dir
 from deeplab.predictions import Confusion, settle
 from utils.bounded_pool import BoundedPool, HostCopy
 from utils.distributed import Dist, setup
@@ -45,7 +45,7 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
 
 def _predict(cfg: DeepLabConfig, path: Path, place: Dist, items: list[Item], folder: Path | None, confusion: Confusion) -> None:
     network = load_network(cfg, path, place)
-    saved = logits_dir(cfg) if cfg.test.save_logits != "none" else None
+    saved = logits_to_save(cfg)
     inferred = progress(infer(cfg, network, items, place), len(items), "test", show=place.is_main)
     with BoundedPool() as pool:
         for item, logits in inferred:

@@ -21,6 +21,7 @@ from deeplab.places import archive_path, logits_dir, predictions_dir, scores_dir
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
 from utils.errors import UserError
+from utils.files import lock_folder
 
 ROOT = Path(__file__).parents[2]
 IDS = [f"img_{index:03d}" for index in range(6)]
@@ -96,6 +97,38 @@ def test_finished_predictions_are_kept_unless_made_otherwise(tmp_path: Path, mon
     done.clear()
     test.run(tiny_deeplab(tmp_path, "test.flip=true"), weights)
     assert sorted(done) == IDS
+
+
+def test_logits_asked_for_later_are_written(tmp_path: Path) -> None:
+    weights = _weights(tmp_path)
+    first = test.run(tiny_deeplab(tmp_path), weights)
+    cfg = tiny_deeplab(tmp_path, "test.save_logits=npy")
+    assert test.run(cfg, weights) == first
+    assert sorted(path.stem for path in logits_dir(cfg).glob("*.npy")) == IDS
+    half = tiny_deeplab(tmp_path, "test.save_logits=fp16")
+    test.run(half, weights)
+    assert sorted(path.name for path in logits_dir(half).glob("*.np?")) == [f"{name}.npz" for name in IDS]
+
+
+def test_crf_does_not_use_logits_of_other_weights(tmp_path: Path) -> None:
+    weights = _weights(tmp_path)
+    cfg = tiny_deeplab(tmp_path, "test.save_logits=npy")
+    test.run(cfg, weights)
+    for path in logits_dir(cfg).glob("*.npy"):
+        np.save(path, np.zeros_like(np.load(path)))  # whoever uses these files labels everything 0
+    assert np.array(crf.run(cfg, weights)["Confusion Matrix"])[:, 1:].sum() == 0
+    other = tmp_path / "other.pth"
+    torch.manual_seed(1)
+    torch.save(build_deeplab(tiny_deeplab(tmp_path)).state_dict(), other)
+    direct = crf.run(tiny_deeplab(tmp_path, "exp.id=direct"), other)
+    assert crf.run(cfg, other)["Confusion Matrix"] == direct["Confusion Matrix"]
+    assert np.array(direct["Confusion Matrix"])[:, 1:].sum() > 0
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    cfg = tiny_deeplab(tmp_path)
+    with lock_folder(predictions_dir(cfg, crf=False)), pytest.raises(UserError, match="in use by another running program"):
+        test.run(cfg, _weights(tmp_path))
 
 
 def test_processes_share_the_images(tmp_path: Path) -> None:
