@@ -14,14 +14,14 @@ from deeplab.network import build_deeplab
 from deeplab.weights import load_checkpoint
 from deeplab.whole_images import whole_images
 from utils.distributed import Dist
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import INFERENCE_FORMAT, autocast_for
 
 
 def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:
     """Build the configured network with the weights of `path`, in evaluation mode on this process's device."""
     network = build_deeplab(cfg)
     load_checkpoint(network, path)
-    return network.eval().to(place.device).to(memory_format=memory_format_for(place.device))
+    return network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
 
 
 def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place: Dist) -> Iterator[tuple[Item, Tensor]]:
@@ -37,11 +37,10 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
         workers=cfg.dataloader.num_workers,
         pin_memory=place.device.type == "cuda",
     )
-    layout = memory_format_for(place.device)
     for batch in loader:
         if batch.error is not None:
             raise batch.error
-        images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=layout)
+        images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
         with torch.inference_mode(), autocast_for(cfg.precision, place.device):
             logits = image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
         yield from zip(batch.items, logits, strict=True)
