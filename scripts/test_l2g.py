@@ -13,12 +13,11 @@ Finished images are skipped unless cam.overwrite=true, so a stopped run continue
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from configs.schema import Config
 from models.cam_net import CamNetwork
@@ -36,6 +35,7 @@ from utils.precision import INFERENCE_FORMAT, autocast_for, set_threads
 from utils.refine_maps import write_refine_maps
 from utils.run_log import get_logger, progress
 from utils.stage_record import record_stage
+from utils.waiting import Waiting
 from utils.weights import load_weights, read_weights
 
 
@@ -64,9 +64,9 @@ def run(cfg: Config) -> dict[str, Any]:
         mine = shard(list(images.items()), place.rank, place.world)
         todo = unfinished(cfg, mine)
         started = time.monotonic()
-        cams = _write_cams(cfg, place, network, dict(todo))
+        cams, waited = _write_cams(cfg, place, network, dict(todo))
         counts = _totals([len(mine), len(mine) - len(todo), len(todo), cams], place)
-        result = _summary(cfg, counts, time.monotonic() - started)
+        result = {**_summary(cfg, counts, time.monotonic() - started), "loader_wait": waited}
         if place.is_main:
             _report(cfg, result)
     return result
@@ -94,8 +94,8 @@ def _load_network(cfg: Config, place: Dist) -> CamNetwork:
     return network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
 
 
-def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> int:
-    """Write the CAMs of id -> classes; returns how many."""
+def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> tuple[int, float | None]:
+    """Write the CAMs of id -> classes; returns how many, and the part of the time this process waited for pictures."""
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     for folder in (Path(cfg.cam.dir), label_dir):
         if folder is not None:
@@ -103,14 +103,14 @@ def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, t
     log = get_logger(rank=place.rank)
     log.info("%d images to do on %s, %d process(es)", len(todo), place.device, place.world)
     if not todo:
-        return 0
-    loader = build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda")
+        return 0, None
+    loader = Waiting(build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda"))
     with CamWriter(Path(cfg.cam.dir), label_dir) as writer, torch.inference_mode():
         written = _images(cfg, place, network, loader, writer)
-        return sum(progress(written, len(todo), "CAMs", show=place.is_main))
+        return sum(progress(written, len(todo), "CAMs", show=place.is_main)), round(loader.share(), 3)
 
 
-def _images(cfg: Config, place: Dist, network: CamNetwork, loader: DataLoader[SizedBatch], writer: CamWriter) -> Iterator[int]:
+def _images(cfg: Config, place: Dist, network: CamNetwork, loader: Iterable[SizedBatch], writer: CamWriter) -> Iterator[int]:
     """Infer and queue for writing; yields each image's number of CAMs."""
     settings = CamSettings(
         flip=cfg.cam.flip,

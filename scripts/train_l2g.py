@@ -35,6 +35,7 @@ from utils.train_loop import RunningMeans, train_batches
 from utils.train_outputs import write_outputs
 from utils.train_pictures import training_pictures
 from utils.train_state import Identity, TrainState
+from utils.waiting import Waiting
 
 # With several processes, agreeing on a stop costs a message: ask every so many batches.
 STOP_CHECK_EVERY = 10
@@ -110,6 +111,7 @@ class Training:
         sampler, loader = build_epoch_loader(self.dataset, len(self.dataset), cfg, place, at)
         total = -(-len(self.dataset) // train.batch_size)
         phase, means, rate = phase_of(train, at.epoch), RunningMeans(place), 0.0
+        loaded = Waiting(loader)
 
         def before_step(index: int) -> None:
             nonlocal rate
@@ -120,7 +122,7 @@ class Training:
             at.batch, at.counter = index + 1, at.counter + 1
             means.add(output["losses"], output["share"], sampler.global_batch_size(index))
             if at.counter % train.log_every == 0 or at.batch == total:
-                self.journal.scalars(at, means.read(), rate, total)
+                self.journal.scalars(at, {**means.read(), "loader_wait": loaded.share()}, rate, total)
             if train.images_every and at.counter % train.images_every == 0:
                 self.journal.pictures(at, partial(training_pictures, batch, output["views"], cfg.data.mean, cfg.data.std))
             if stepped and train.save_every and at.counter % train.save_every == 0 and at.batch < total:
@@ -131,7 +133,7 @@ class Training:
         return train_batches(
             build_step(cfg, phase, self.global_net, self.local_net, place),
             self.optimizer,
-            enumerate(progress(loader, total, f"epoch {at.epoch}", initial=at.batch, show=place.is_main), at.batch),
+            enumerate(progress(loaded, total, f"epoch {at.epoch}", initial=at.batch, show=place.is_main), at.batch),
             place=place,
             autocast=lambda: autocast_for(cfg.precision, place.device),
             seed=cfg.seed,

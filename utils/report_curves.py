@@ -13,7 +13,7 @@ MOST_POINTS = 400
 _SIZES = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
 _RATES = ("lr", "lr/")
 # Speed, memory, and final scores written for the HPARAMS tab: no training curves.
-_LEFT_OUT = ("images_per_second", "memory_gib", "gpu/", "score/")
+_LEFT_OUT = ("images_per_second", "memory_gib", "loader_wait", "gpu/", "score/")
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 

@@ -103,6 +103,7 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     assert set(before) == _expected_names(cfg)
     assert {p.stem for p in Path(cfg.cam.label_dir).glob("*.png")} == set(read_label_list(cfg.data.infer_list, 3))
     assert (first["images"], first["done"], first["skipped"]) == (6, 6, 0)
+    assert 0 < first["loader_wait"] < 1
     assert json.loads((Path(cfg.cam.dir).parent / "infer.json").read_text()) == first
     assert (Path(cfg.cam.dir).parent / "infer.yaml").exists()
     gone = sorted(Path(cfg.cam.dir).glob("*.png"))[0]

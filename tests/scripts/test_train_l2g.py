@@ -173,9 +173,14 @@ def test_writes_what_it_says(tmp_path: Path) -> None:
 
     events = EventAccumulator(str(run / "tb"))
     events.Reload()
-    assert {"train/kd", "train/cls_local", "train/cls_global", "train/lr", "train/images_per_second"} <= set(
-        events.Tags()["scalars"]
-    )
+    assert {
+        "train/kd",
+        "train/cls_local",
+        "train/cls_global",
+        "train/lr",
+        "train/images_per_second",
+        "train/loader_wait",
+    } <= set(events.Tags()["scalars"])
     shown = {"input", "saliency", "local_cam", "target", "global_softmax", "winner"}
     assert {f"train/{name}" for name in shown} <= set(events.Tags()["images"])
 
