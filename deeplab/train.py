@@ -35,7 +35,7 @@ from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save
 from utils.config import parse_schema_args, save_config
 from utils.distributed import Dist, barrier, distribute, sum_over_ranks
 from utils.errors import UserError
-from utils.files import atomic_path, remove_leftovers
+from utils.files import remove_leftovers
 from utils.optimizers import set_learning_rate
 from utils.precision import autocast_for, memory_format_for
 from utils.run_log import get_logger, progress
@@ -44,6 +44,7 @@ from utils.session import agree_to_stop, training_session
 from utils.signals import StopRequest
 from utils.stage_record import record_stage
 from utils.train_loop import to_device
+from utils.weights import save_weights
 
 
 def main(argv: list[str]) -> None:
@@ -233,7 +234,5 @@ class Training:
         """Write the weights alone under the published names (those of the wrapper, `base.`...)."""
         self.history.read()
         if self.place.is_main:
-            weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-            with atomic_path(self.folder / name) as temporary:
-                torch.save(weights, temporary)
+            save_weights(self.network.state_dict(), self.folder / name)
         barrier(self.place.world)
