@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils.distributed import Dist
 from utils.files import write_text_atomic
-from utils.train_loop import peak_memory
+from utils.memory import peak_memory
 from utils.train_state import Position, PublishedNetwork
 from utils.weights import save_weights
 
