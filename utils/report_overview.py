@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.classes import BACKGROUND
-from utils.report_figures import row_shares
+from utils.metrics import row_shares
 from utils.report_files import RunFiles, read_json
 from utils.report_stages import Stage
 from utils.run_log import format_seconds
