@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from utils.classes import VOC_CLASSES, palette
+from utils.classes import VOC_CLASSES, mask_classes, palette
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers
 from utils.images import image_size, read_label_map, write_png
@@ -29,7 +29,7 @@ from utils.label_names import write_label_names
 from utils.list_writer import compare_counts, label_lines, pair_lines, write_list
 from utils.parallel import map_progress
 from utils.place_files import COPY, LINK, own_folder, place_files, up_to_date
-from utils.voc_source import VocSource, mask_classes, open_voc, read_mask, xml_classes
+from utils.voc_source import VocSource, open_voc, read_mask, xml_classes
 
 DATASET = "voc12"
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
