@@ -61,9 +61,9 @@ class Training:
         self.cfg, self.place, self.stop = cfg, place, stop
         self.run_dir, self.model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
         self.log = get_logger(self.run_dir, rank=place.rank)
-        for warning in check_cheaply(cfg) if place.is_main else []:
-            self.log.warning("%s", warning)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
+        for warning in check_cheaply(cfg, self.dataset.labels) if place.is_main else []:
+            self.log.warning("%s", warning)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
         self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place, cfg.train.init_local)
         self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
