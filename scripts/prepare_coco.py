@@ -158,7 +158,6 @@ def _count_crowds(settings: CocoSettings, split: CocoSplit, name: str, dataset: 
     published = PUBLISHED_COUNTS.get(dataset, {}).get(f"{name}_cls.txt")
     if settings.crowd_labels != AUTO or published is None:
         return settings.crowd_labels == COUNT
-
     labels = {image.id: image.classes(count_crowds=True) for image in split.images}
     return tuple(images_per_class(labels, len(published))) == published
 
