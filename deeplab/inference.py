@@ -39,8 +39,6 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
     )
     layout = memory_format_for(place.device)
     for batch in loader:
-        if batch.error is not None:
-            raise batch.error
         images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=layout)
         with torch.inference_mode(), autocast_for(cfg.precision, place.device):
             logits = image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
