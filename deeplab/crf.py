@@ -49,13 +49,17 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     """
     set_threads(cfg.threads)
     with setup(cfg.device) as place:
-        mean = cfg.image.mean
-        device = place.device if place.device.type == "cuda" else None
-        crf = crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
+        crf = build_crf(cfg, place.device if place.device.type == "cuda" else None)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None
         work = partial(_refine_all, cfg, crf, path, usable_logits(cfg, place, recorded), place)
         return evaluate(cfg, place, recorded, crf=True, work=work)
+
+
+def build_crf(cfg: DeepLabConfig, device: torch.device | None = None) -> DenseCrf:
+    """Return the configured CRF, its picture made with the network's mean; `device` as `dense_crf` takes it."""
+    mean = cfg.image.mean
+    return crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
 
 
 def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

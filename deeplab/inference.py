@@ -37,12 +37,15 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
         workers=cfg.dataloader.num_workers,
         pin_memory=place.device.type == "cuda",
     )
-    layout = memory_format_for(place.device)
     for batch in loader:
-        images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=layout)
-        with torch.inference_mode(), autocast_for(cfg.precision, place.device):
-            logits = image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
-        yield from zip(batch.items, logits, strict=True)
+        yield from zip(batch.items, predict(cfg, network, batch.images, place), strict=True)
+
+
+def predict(cfg: DeepLabConfig, network: MultiScale, images: Tensor, place: Dist) -> Tensor:
+    """Return `image_logits` of (B, 3, H, W) images at the configured precision and views, on this process's device."""
+    images = images.to(place.device, non_blocking=True).contiguous(memory_format=memory_format_for(place.device))
+    with torch.inference_mode(), autocast_for(cfg.precision, place.device):
+        return image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
 
 
 def image_logits(network: MultiScale, images: Tensor, scales: Sequence[float], *, flip: bool) -> Tensor:
