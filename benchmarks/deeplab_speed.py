@@ -24,8 +24,9 @@ from deeplab.multi_scale import MultiScale
 from deeplab.network import build_deeplab
 from deeplab.solver import build_optimizer
 from deeplab.test import predicted_labels
+from models.pointwise import training_format
 from utils.metrics import confusion_matrix
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import INFERENCE_FORMAT, autocast_for
 
 CLASSES, IGNORED = 21, 255
 # 20 000 iterations of two mini-batches of 5, which is one of 10; images of val.
@@ -69,7 +70,8 @@ def _network(size: Size) -> tuple[MultiScale, dict[str, Tensor]]:
 def _step(size: Size, repeat: int, precision: str) -> Iterator[Row]:
     device = torch.device(size.device)
     network, weights = _network(size)
-    network.to(memory_format=memory_format_for(device))
+    layout = training_format(network, device)
+    network.to(memory_format=layout)
     generator = torch.Generator().manual_seed(1)
     images = 50 * torch.randn(size.batch, 3, size.crop, size.crop, generator=generator)
     labels = torch.randint(0, CLASSES, (size.batch, size.crop, size.crop), generator=generator)
@@ -79,7 +81,7 @@ def _step(size: Size, repeat: int, precision: str) -> Iterator[Row]:
     torch.backends.cudnn.benchmark = True
 
     def ours() -> Tensor:
-        moved = images.to(device, non_blocking=True, memory_format=memory_format_for(device))
+        moved = images.to(device, non_blocking=True, memory_format=layout)
         optimizer.zero_grad(set_to_none=True)
         with autocast_for(precision, device):
             loss: Tensor = module(moved, labels.to(device, non_blocking=True))["losses"].sum()
@@ -100,14 +102,14 @@ def _step(size: Size, repeat: int, precision: str) -> Iterator[Row]:
 def _test(size: Size, repeat: int, precision: str) -> Iterator[Row]:
     device = torch.device(size.device)
     network, weights = _network(size)
-    network.eval().to(memory_format=memory_format_for(device))
+    network.eval().to(memory_format=INFERENCE_FORMAT)
     generator = torch.Generator().manual_seed(2)
     image = 50 * torch.randn(1, 3, *size.image, generator=generator)
     truth = np.random.default_rng(3).integers(0, CLASSES, size.image).astype(np.uint8)
     truth[:3] = IGNORED
 
     def ours() -> np.ndarray:
-        moved = image.to(device).contiguous(memory_format=memory_format_for(device))
+        moved = image.to(device).contiguous(memory_format=INFERENCE_FORMAT)
         with torch.inference_mode(), autocast_for(precision, device):
             logits = image_logits(network, moved, [1.0], flip=False)[0]
         return confusion_matrix(truth, predicted_labels(logits, size.image).cpu().numpy(), CLASSES - 1)

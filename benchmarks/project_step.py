@@ -9,9 +9,10 @@ from torch import Tensor
 from configs.schema import TrainConfig
 from models.cam_net import CamNetwork
 from models.l2g import L2G, L2GOptions
+from models.pointwise import training_format
 from utils.distributed import Dist
 from utils.optimizers import build_optimizer
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import autocast_for
 from utils.train_loop import train_batches
 
 
@@ -42,7 +43,7 @@ class ProjectStep:
         device: torch.device,
         precision: str,
     ) -> None:
-        self.networks = [n.to(memory_format=memory_format_for(device)) for n in (global_net, local_net)]
+        self.networks = [n.to(memory_format=training_format(n, device)) for n in (global_net, local_net)]
         self.model = L2G(global_net, local_net, L2GOptions(crop_size=crop_size))
         self.optimizer = build_optimizer([n.parameter_groups() for n in self.networks], TrainConfig())
         self.device, self.precision = device, precision

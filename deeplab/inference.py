@@ -14,14 +14,14 @@ from deeplab.network import build_deeplab
 from deeplab.weights import load_checkpoint
 from deeplab.whole_images import whole_images
 from utils.distributed import Dist
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import INFERENCE_FORMAT, autocast_for
 
 
 def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:
     """Build the configured network with the weights of `path`, in evaluation mode on this process's device."""
     network = build_deeplab(cfg)
     load_checkpoint(network, path)
-    return network.eval().to(place.device).to(memory_format=memory_format_for(place.device))
+    return network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
 
 
 def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place: Dist) -> Iterator[tuple[Item, Tensor]]:
@@ -43,7 +43,7 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
 
 def predict(cfg: DeepLabConfig, network: MultiScale, images: Tensor, place: Dist) -> Tensor:
     """Return `image_logits` of (B, 3, H, W) images at the configured precision and views, on this process's device."""
-    images = images.to(place.device, non_blocking=True).contiguous(memory_format=memory_format_for(place.device))
+    images = images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
     with torch.inference_mode(), autocast_for(cfg.precision, place.device):
         return image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
 

@@ -31,13 +31,14 @@ from deeplab.network import build_deeplab
 from deeplab.places import FINAL, logs_dir, models_dir
 from deeplab.solver import build_optimizer, learning_rate
 from deeplab.weights import load_initial
+from models.pointwise import training_format
 from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save_checkpoint
 from utils.config import parse_schema_args, save_config
 from utils.distributed import Dist, barrier, distribute, sum_over_ranks
 from utils.errors import UserError
 from utils.files import remove_leftovers
 from utils.optimizers import set_learning_rate
-from utils.precision import autocast_for, memory_format_for
+from utils.precision import autocast_for
 from utils.run_log import get_logger, progress
 from utils.seeding import step_seed
 from utils.session import agree_to_stop, training_session
@@ -79,7 +80,7 @@ class Training:
         path = find_resume(cfg.train.resume, self.folder)
         if path is None and cfg.model.init_model:
             self.log.info(load_initial(self.network, cfg.model.init_model, cfg.model.allow_missing))
-        self.network.to(place.device).to(memory_format=memory_format_for(place.device))
+        self.network.to(place.device).to(memory_format=training_format(self.network, place.device))
         self.optimizer = build_optimizer(self.network, cfg.solver, untrained_fov=cfg.train.untrained_fov)
         self.iteration = 0  # iterations done
         self.history = LossHistory(cfg.solver.average_loss, place)

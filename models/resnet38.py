@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.gate import Gate
 from models.gates import GateOptions
+from models.pointwise import PointwiseConv2d
 
 # Widths are kept multiples of this at any `width`.
 CHANNEL_MULTIPLE = 8
@@ -29,7 +30,8 @@ def scaled(channels: int, width: float) -> int:
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     padding = dilation * (kernel // 2)
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
+    kind = PointwiseConv2d if kernel == 1 else nn.Conv2d
+    return kind(inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
 
 
 class BasicBlock(nn.Module):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.depthwise import quicken_depthwise
+
 PROBE_SIDE = 224
 SIDES = 2
 
@@ -37,6 +39,7 @@ class TimmBackbone(nn.Module):
             self.network = timm.create_model(name, pretrained=False, num_classes=0)
         if not hasattr(self.network, "forward_intermediates"):
             raise ValueError(f"model.backbone 'timm:{name}' offers no intermediate features in timm {timm.__version__}")
+        quicken_depthwise(self.network)
         with torch.no_grad():
             probe = self.network.eval()
             maps = self._maps(probe, torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))

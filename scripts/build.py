@@ -8,12 +8,12 @@ from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.gates import GateOptions
 from models.l2g import L2G, Classification, L2GOptions
+from models.pointwise import training_format
 from models.registry import build_cam_network
 from models.transfer import BackgroundRow, BackgroundTarget
 from utils.distributed import Dist, distribute
 from utils.errors import UserError
 from utils.phases import Phase
-from utils.precision import memory_format_for
 from utils.weights import load_weights, read_weights
 
 
@@ -85,7 +85,7 @@ def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetw
         if not hasattr(network.backbone, "checkpoint_activations"):
             raise UserError(f"model.checkpoint_activations is for resnet38, not {cfg.model.backbone}; leave it false")
         cast(Any, network.backbone).checkpoint_activations = True
-    network = network.to(place.device).to(memory_format=memory_format_for(place.device))
+    network = network.to(place.device).to(memory_format=training_format(network, place.device))
     if cfg.compile:
         compile_trunk(network)
     return network

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-# Of networks that are only evaluated: faster on CPUs too, and the crash below is one of gradients.
+# Of networks that are only evaluated, on any device; for those that train see models/pointwise.py.
 INFERENCE_FORMAT = torch.channels_last
 
 
@@ -13,11 +13,6 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
-
-
-def memory_format_for(device: torch.device) -> torch.memory_format:
-    """Return channels_last on CUDA; contiguous on the CPU, where channels_last training crashed in torch 2.15."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def set_threads(threads: int) -> None:
