@@ -10,7 +10,10 @@
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import convert, crf, demo, test, train
@@ -28,7 +31,13 @@ def main(argv: list[str]) -> None:
     if command in ("-h", "--help"):
         print(__doc__)
         return
-    commands = {"train": train.main, "test": _test, "crf": _crf, "demo": demo.main, "convert": convert.main}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train.main,
+        "test": partial(_evaluate, test),
+        "crf": partial(_evaluate, crf),
+        "demo": demo.main,
+        "convert": convert.main,
+    }
     if command not in commands:
         raise UserError(f"unknown command '{command}', expected one of {', '.join(commands)}")
     commands[command](rest if command == "convert" else translate(rest))
@@ -46,21 +55,11 @@ def translate(argv: list[str]) -> list[str]:
     return [*rest, *device, *jobs]
 
 
-def _test(argv: list[str]) -> None:
-    path, rest = _model_path(argv)
-    test.run(parse_schema_args(rest, test.__doc__ or "", DeepLabConfig), path)
-
-
-def _crf(argv: list[str]) -> None:
-    path, rest = _model_path(argv)
-    crf.run(parse_schema_args(rest, crf.__doc__ or "", DeepLabConfig), path)
-
-
-def _model_path(argv: list[str]) -> tuple[Path | None, list[str]]:
+def _evaluate(command: ModuleType, argv: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--model-path", type=Path)
     known, rest = parser.parse_known_args(argv)
-    return known.model_path, rest
+    command.run(parse_schema_args(rest, command.__doc__ or "", DeepLabConfig), known.model_path)
 
 
 if __name__ == "__main__":

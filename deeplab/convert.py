@@ -19,8 +19,7 @@ from deeplab.caffe import CaffeLayer, read_caffemodel
 from deeplab.network import build_deeplab
 from deeplab.weights import BASE, from_torchvision
 from utils.errors import UserError
-from utils.files import atomic_path
-from utils.weights import listed_keys, read_weights
+from utils.weights import listed_keys, read_weights, save_weights
 
 # Copies of the shared branches at smaller scales.
 SHARED = ("res075", "res05")
@@ -39,8 +38,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help=".pth to write")
     arguments = parser.parse_args(argv)
     state = run(arguments.input)
-    with atomic_path(arguments.output) as temporary:
-        torch.save(state, temporary)
+    save_weights(state, arguments.output)
     print(f"{len(state)} entries in {arguments.output}")
 
 

@@ -10,6 +10,7 @@ picture, and predictions/<exp.id>/<model>/<split.val>_crf/<id>.png; a stopped ru
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -49,13 +50,17 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     """
     set_threads(cfg.threads)
     with setup(cfg.device) as place:
-        mean = cfg.image.mean
-        device = place.device if place.device.type == "cuda" else None
-        crf = crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
+        crf = build_crf(cfg, place.device if place.device.type == "cuda" else None)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None
         work = partial(_refine_all, cfg, crf, path, usable_logits(cfg, place, recorded), place)
         return evaluate(cfg, place, recorded, crf=True, work=work)
+
+
+def build_crf(cfg: DeepLabConfig, device: torch.device | None = None) -> DenseCrf:
+    """Return the configured CRF, its picture made with the network's mean; `device` as `dense_crf` takes it."""
+    mean = cfg.image.mean
+    return crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
 
 
 def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -97,7 +102,7 @@ def _refine_all(
 def _refine_one(crf: DenseCrf, n_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
     item, source = task
     logits = read_logits(source, n_classes) if isinstance(source, Path) else torch.from_numpy(source)
-    labels = refined_labels(crf, logits, np.asarray(read_image(item.image)))
+    labels = refined_labels(crf, logits, _read_picture(item))
     return settle(item, labels, n_classes=n_classes, folder=folder)
 
 
@@ -114,12 +119,18 @@ def _on_gpu(
     def finish(item: Item, copy: HostCopy) -> None:
         confusion.add(settle(item, copy.wait()[0].numpy(), n_classes=n_classes, folder=folder))
 
-    with BoundedPool() as pool:
-        while batch := list(islice(logits, GPU_BATCH)):
-            pictures = [np.asarray(read_image(item.image)) for item, _ in batch]
-            labels = _batch_labels(crf, [_on_device(one, n_classes, place) for _, one in batch], pictures)
-            for (item, _), one in zip(batch, labels, strict=True):
+    with BoundedPool() as pool, ThreadPoolExecutor(GPU_BATCH) as readers:
+        # Pictures are decoded while the batch's further logits are made or read.
+        read = ((item, one, readers.submit(_read_picture, item)) for item, one in logits)
+        while batch := list(islice(read, GPU_BATCH)):
+            values = [_on_device(one, n_classes, place) for _, one, _ in batch]
+            labels = _batch_labels(crf, values, [picture.result() for *_, picture in batch])
+            for (item, *_), one in zip(batch, labels, strict=True):
                 pool.submit(finish, item, HostCopy([one]))
+
+
+def _read_picture(item: Item) -> NDArray[np.uint8]:
+    return np.asarray(read_image(item.image))
 
 
 def _on_device(source: "Path | Tensor", n_classes: int, place: Dist) -> Tensor:

@@ -21,21 +21,21 @@ import torch
 from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig, ImageConfig
-from deeplab.crf import refined_labels
+from deeplab.crf import build_crf, refined_labels
 from deeplab.dataset import to_input
 from deeplab.evaluation import require_weights
-from deeplab.inference import image_logits, load_network
+from deeplab.inference import load_network, predict
 from deeplab.multi_scale import MultiScale
 from deeplab.names import class_names
 from deeplab.places import FINAL, models_dir
 from deeplab.test import predicted_labels
 from utils.classes import BACKGROUND, palette
 from utils.config import parse_schema_args
-from utils.crf import DenseCrf, crf_from_config
+from utils.crf import DenseCrf
 from utils.distributed import Dist, setup
 from utils.errors import UserError
 from utils.images import read_image, write_png
-from utils.precision import autocast_for, set_threads
+from utils.precision import set_threads
 from utils.run_log import progress
 from utils.visualize import label_overlay
 
@@ -58,16 +58,13 @@ class Demo:
     def __init__(self, cfg: DeepLabConfig, weights: Path, place: Dist, *, crf: bool) -> None:
         self.cfg, self.place = cfg, place
         self.network: MultiScale = load_network(cfg, weights, place)
-        mean = cfg.image.mean
-        self.crf: DenseCrf | None = crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b)) if crf else None
+        self.crf: DenseCrf | None = build_crf(cfg) if crf else None
         self.names = [name for value, name in enumerate(class_names(cfg.dataset)) if value != BACKGROUND]
 
     def label(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:
         """Return the (H, W, 3) RGB picture at test size, and its (H, W) label map."""
         small = resize_long_side(picture, self.cfg.image.size.test)
-        inputs = demo_input(small, self.cfg.image)[None].to(self.place.device)
-        with torch.inference_mode(), autocast_for(self.cfg.precision, self.place.device):
-            logits = image_logits(self.network, inputs, self.cfg.test.scales, flip=self.cfg.test.flip)[0]
+        logits = predict(self.cfg, self.network, demo_input(small, self.cfg.image)[None], self.place)[0]
         if self.crf is None:
             return small, predicted_labels(logits, (small.shape[0], small.shape[1])).cpu().numpy()
         return small, refined_labels(self.crf, logits.float().cpu(), small)

@@ -38,12 +38,14 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
         pin_memory=place.device.type == "cuda",
     )
     for batch in loader:
-        if batch.error is not None:
-            raise batch.error
-        images = batch.images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
-        with torch.inference_mode(), autocast_for(cfg.precision, place.device):
-            logits = image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
-        yield from zip(batch.items, logits, strict=True)
+        yield from zip(batch.items, predict(cfg, network, batch.images, place), strict=True)
+
+
+def predict(cfg: DeepLabConfig, network: MultiScale, images: Tensor, place: Dist) -> Tensor:
+    """Return `image_logits` of (B, 3, H, W) images at the configured precision and views, on this process's device."""
+    images = images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
+    with torch.inference_mode(), autocast_for(cfg.precision, place.device):
+        return image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
 
 
 def image_logits(network: MultiScale, images: Tensor, scales: Sequence[float], *, flip: bool) -> Tensor:

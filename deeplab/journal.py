@@ -12,7 +12,7 @@ from configs.deeplab_schema import ImageConfig
 from deeplab.dataset import to_rgb
 from utils.distributed import Dist, sum_over_ranks
 from utils.errors import UserError
-from utils.train_loop import GIBIBYTE
+from utils.memory import GIBIBYTE
 from utils.visualize import label_colours
 
 

@@ -19,15 +19,15 @@ def class_names(dataset: DatasetConfig) -> list[str]:
     Raises:
         UserError: for another set's list that is unreadable or of the wrong length.
     """
-    known = next((label_names(names) for prefix, names in _KNOWN.items() if dataset.name.lower().startswith(prefix)), None)
-    fits = known is not None and len(known) == dataset.n_classes
-    if not dataset.labels or (fits and not Path(dataset.labels).is_file()):
-        return known if fits and known else ["background", *(f"class {k}" for k in range(1, dataset.n_classes))]
+    sets = (label_names(names) for prefix, names in _KNOWN.items() if dataset.name.lower().startswith(prefix))
+    known = next((names for names in sets if len(names) == dataset.n_classes), None)
+    if not dataset.labels or (known and not Path(dataset.labels).is_file()):
+        return known or ["background", *(f"class {k}" for k in range(1, dataset.n_classes))]
     names = _read(Path(dataset.labels))
     if len(names) == dataset.n_classes - 1 and names[0] != "background":
         names = label_names(names)
     if len(names) != dataset.n_classes:
-        if fits and known:
+        if known:
             return known
         raise UserError(
             f"dataset.labels={dataset.labels} holds {len(names)} names, expected {dataset.n_classes} (dataset.n_classes), or "

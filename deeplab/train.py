@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,21 +32,20 @@ from deeplab.places import FINAL, logs_dir, models_dir
 from deeplab.solver import build_optimizer, learning_rate
 from deeplab.weights import load_initial
 from models.pointwise import training_format
-from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
+from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save_checkpoint
 from utils.config import parse_schema_args, save_config
-from utils.distributed import Dist, any_rank, barrier, distribute, setup, sum_over_ranks
+from utils.distributed import Dist, barrier, distribute, sum_over_ranks
 from utils.errors import UserError
-from utils.files import atomic_path, lock_folder, remove_leftovers
+from utils.files import remove_leftovers
 from utils.optimizers import set_learning_rate
-from utils.precision import autocast_for, set_threads
+from utils.precision import autocast_for
 from utils.run_log import get_logger, progress
 from utils.seeding import step_seed
-from utils.signals import StopRequest, stop_on_signals
+from utils.session import agree_to_stop, training_session
+from utils.signals import StopRequest
 from utils.stage_record import record_stage
 from utils.train_loop import to_device
-
-# With several processes, agreeing on a stop costs a message: ask every so many iterations.
-STOP_CHECK_EVERY = 10
+from utils.weights import save_weights
 
 
 def main(argv: list[str]) -> None:
@@ -61,11 +61,8 @@ def run(cfg: DeepLabConfig) -> int:
     Raises:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
-    set_threads(cfg.threads)
-    with setup(cfg.device) as place:
-        lock = lock_folder(models_dir(cfg)) if place.is_main else contextlib.nullcontext()
-        with lock, stop_on_signals() as stop:
-            return Training(cfg, place, stop).run()
+    with training_session(cfg.device, cfg.threads, models_dir(cfg)) as (place, stop):
+        return Training(cfg, place, stop).run()
 
 
 class Training:
@@ -88,7 +85,7 @@ class Training:
         self.iteration = 0  # iterations done
         self.history = LossHistory(cfg.solver.average_loss, place)
         if path is not None:
-            self._resume(load_checkpoint(path))
+            self._resume(path)
             self.log.info("resumed from %s after iteration %d", path, self.iteration)
         self.module = self._module()
         if place.is_main:
@@ -111,7 +108,7 @@ class Training:
                 if writer is not None and cfg.train.images_every and number % cfg.train.images_every == 0:
                     write_pictures(writer, number, last["images"], last["labels"], last["first"], cfg.image)
                 self._save_when_due(number)
-                if self._stop_asked(number) and number < solver.iter_max:
+                if agree_to_stop(self.stop, self.place, number) and number < solver.iter_max:
                     self._save()
                     self.log.info("stopped by a signal after iteration %d; continue with train.resume=auto", number)
                     return self.stop.exit_code
@@ -131,18 +128,21 @@ class Training:
         )
         return distribute(module, self.place, trains_norm=not self.cfg.model.freeze_bn)
 
-    def _resume(self, state: dict[str, Any]) -> None:
-        solver = self.cfg.solver
-        then = (state["seed"], state["batch_size"], state["iter_size"])
-        now = (self.cfg.seed, solver.batch_size.train, solver.iter_size)
-        if then != now:
-            names = ("seed", "solver.batch_size.train", "solver.iter_size")
-            was = " ".join(f"{n}={v}" for n, v in zip(names, then, strict=True))
-            raise UserError(f"the checkpoint was trained with {was}; use the same values or start anew")
+    def _resume(self, path: Path) -> None:
+        solver, state = self.cfg.solver, load_checkpoint(path)
+        check_same_run(
+            path,
+            state,
+            {
+                "seed": ("seed", self.cfg.seed),
+                "batch_size": ("solver.batch_size.train", solver.batch_size.train),
+                "iter_size": ("solver.iter_size", solver.iter_size),
+            },
+        )
         try:
             self.network.load_state_dict(state["state_dict"])
         except RuntimeError as error:
-            raise UserError(f"the checkpoint does not fit model.name={self.cfg.model.name}: {error}") from error
+            raise UserError(f"{path} does not fit model.name={self.cfg.model.name}: {error}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
         self.history = LossHistory(solver.average_loss, self.place, state["losses"])
@@ -208,10 +208,6 @@ class Training:
         write_scalars(writer, number, loss, [rate * group["lr_scale"] for group in self.optimizer.param_groups])
         self.log.info("iteration %d/%d lr %.3g loss %.4f", number, self.cfg.solver.iter_max, rate, loss)
 
-    def _stop_asked(self, number: int) -> bool:
-        asked = self.place.world == 1 or number % STOP_CHECK_EVERY == 0
-        return asked and any_rank(bool(self.stop), self.place)
-
     def _save_when_due(self, number: int) -> None:
         if number % self.cfg.train.save_every == 0 or number == self.cfg.solver.iter_max:
             self._save()
@@ -239,7 +235,5 @@ class Training:
         """Write the weights alone under the published names (those of the wrapper, `base.`...)."""
         self.history.read()
         if self.place.is_main:
-            weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-            with atomic_path(self.folder / name) as temporary:
-                torch.save(weights, temporary)
+            save_weights(self.network.state_dict(), self.folder / name)
         barrier(self.place.world)

@@ -1,7 +1,7 @@
 """Loading whole images in batches of one size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,18 +10,16 @@ from torch.utils.data import DataLoader, Dataset
 from configs.deeplab_schema import ImageConfig
 from deeplab.dataset import read_pixels, to_input
 from deeplab.lists import Item
-from utils.errors import UserError
 from utils.images import image_size
 from utils.size_batches import batches_by_size
 
 
 @dataclass
 class ImageBatch:
-    """Items of one size and their network inputs (B, 3, H, W); `error` is what was wrong with a file."""
+    """Items of one size and their network inputs (B, 3, H, W)."""
 
-    items: list[Item] = field(default_factory=list)
-    images: Tensor = field(default_factory=lambda: torch.empty(0))
-    error: UserError | None = None
+    items: list[Item]
+    images: Tensor
 
     def pin_memory(self) -> "ImageBatch":
         """Called by the loader on CUDA machines."""
@@ -42,7 +40,7 @@ def whole_images(
         pin_memory: for CUDA.
 
     Raises:
-        UserError: when an image is unreadable where sizes are needed to form batches.
+        UserError: when an image is unreadable where sizes are needed to form batches; others when they are read.
     """
     if batch_size > 1:
         batches = batches_by_size((image_size(item.image) for item in items), batch_size)
@@ -57,22 +55,14 @@ def whole_images(
     )
 
 
-class _Images(Dataset["tuple[Item, Tensor] | UserError"]):
+class _Images(Dataset[tuple[Item, Tensor]]):
     def __init__(self, items: Sequence[Item], image: ImageConfig) -> None:
         self.items, self.image = items, image
 
-    def __getitem__(self, index: int) -> "tuple[Item, Tensor] | UserError":
-        """Return an item and its input; a user's mistake is handed over as a value, see `ImageBatch.error`."""
-        try:
-            return self.items[index], to_input(read_pixels(self.items[index], self.image)[0], self.image)
-        except UserError as error:
-            return error
+    def __getitem__(self, index: int) -> tuple[Item, Tensor]:
+        """Return an item and its input."""
+        return self.items[index], to_input(read_pixels(self.items[index], self.image)[0], self.image)
 
 
-def _collate(entries: "Sequence[tuple[Item, Tensor] | UserError]") -> ImageBatch:
-    good = []
-    for entry in entries:
-        if isinstance(entry, UserError):
-            return ImageBatch(error=entry)
-        good.append(entry)
-    return ImageBatch([item for item, _ in good], torch.stack([image for _, image in good]))
+def _collate(entries: Sequence[tuple[Item, Tensor]]) -> ImageBatch:
+    return ImageBatch([item for item, _ in entries], torch.stack([image for _, image in entries]))

@@ -20,13 +20,13 @@ from utils.check_cache import CheckCache
 from utils.check_files import CheckInput, EntryReport, check_entry
 from utils.check_lists import Entry, read_entries, val_lists
 from utils.config import parse_args
-from utils.dataset_files import check_images, check_saliency, image_path
+from utils.dataset_files import image_path
 from utils.disk_need import RunSize, bytes_needed, disk_findings
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
 from utils.findings import Finding, Findings
 from utils.images import image_size
-from utils.lists import read_id_list, read_label_list
+from utils.lists import read_id_list
 from utils.parallel import map_progress
 
 CHUNK = 32
@@ -67,8 +67,12 @@ def run(cfg: Config) -> dict[str, Any]:
     return result
 
 
-def check_cheaply(cfg: Config) -> list[str]:
+def check_cheaply(cfg: Config, labels: Mapping[str, tuple[int, ...]] | None = None) -> list[str]:
     """Check what takes seconds at most: lists, existence (one folder listing), overlap with validation, free disk space.
+
+    Args:
+        cfg: of the run.
+        labels: of an `L2GDataset` that is there already, which has checked the training list and its files; None: one is made.
 
     Returns:
         warnings: what is wrong without stopping training.
@@ -76,10 +80,10 @@ def check_cheaply(cfg: Config) -> list[str]:
     Raises:
         UserError: when training would fail.
     """
-    labels = read_label_list(Path(cfg.data.train_list), cfg.data.num_classes)
-    check_images(cfg.data, labels)
-    if cfg.l2g.saliency == "map":
-        check_saliency(cfg.data, labels)
+    # Here, not above: worker processes import this module too, and need no torch.
+    from utils.datasets import L2GDataset
+
+    labels = L2GDataset(cfg.data, cfg.l2g, cfg.seed).labels if labels is None else labels
     warnings = []
     for path in val_lists(cfg):
         try:

@@ -10,12 +10,8 @@ without `module.`.
 import argparse
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from utils.errors import UserError, run_program
-from utils.files import atomic_path
-from utils.weights import NETWORK_KEYS, read_weights
+from utils.weights import NETWORK_KEYS, read_weights, save_weights
 
 FORMATS = (".pth", ".safetensors")
 
@@ -41,12 +37,8 @@ def run(source: Path, target: Path, network: str = "global") -> int:
     """
     if target.suffix not in FORMATS:
         raise UserError(f"{target} ends in '{target.suffix}'; expected one of {', '.join(FORMATS)}")
-    state = {key: value.contiguous() for key, value in read_weights(source, network).items()}
-    with atomic_path(target) as temporary:
-        if target.suffix == ".safetensors":
-            save_file(state, temporary)
-        else:
-            torch.save(state, temporary)
+    state = read_weights(source, network)
+    save_weights(state, target)
     return len(state)
 
 

@@ -34,7 +34,7 @@ from utils.label_names import write_label_names
 from utils.list_writer import compare_counts, images_per_class, label_lines, pair_lines, write_list
 from utils.optional import import_optional
 from utils.parallel import map_progress
-from utils.place_files import COPY, LINK, own_folder, place_files
+from utils.place_files import COPY, LINK, check_sources, own_folder, place_files
 from utils.published_lists import PUBLISHED_COUNTS
 
 DATASET = "coco14"
@@ -158,7 +158,6 @@ def _count_crowds(settings: CocoSettings, split: CocoSplit, name: str, dataset: 
     published = PUBLISHED_COUNTS.get(dataset, {}).get(f"{name}_cls.txt")
     if settings.crowd_labels != AUTO or published is None:
         return settings.crowd_labels == COUNT
-
     labels = {image.id: image.classes(count_crowds=True) for image in split.images}
     return tuple(images_per_class(labels, len(published))) == published
 
@@ -173,11 +172,8 @@ def _place(settings: CocoSettings, split_name: str, images: Sequence[CocoImage])
     if settings.saliency is not None:
         sources.append((SALIENCY, settings.saliency, [(f"{image.id}.png",) * 2 for image in images]))
     for target, source, files in sources:
-        present = {path.name for path in source.iterdir()} if source.is_dir() else set()
-        missing = [name for name, _ in files if name not in present]
-        if missing:
-            raise UserError(f"{source / missing[0]} is missing ({len(missing)} of {len(files)} are); complete the download")
         pairs = [(source / name, settings.out / target / new) for name, new in files]
+        check_sources([path for path, _ in pairs], target)
         place_files(pairs, settings.images, workers=settings.workers, what=f"{target} of {split_name}")
 
 

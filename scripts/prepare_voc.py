@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from utils.classes import VOC_CLASSES, palette
+from utils.classes import VOC_CLASSES, mask_classes, palette
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers
 from utils.images import image_size, read_label_map, write_png
 from utils.label_names import write_label_names
 from utils.list_writer import compare_counts, label_lines, pair_lines, write_list
 from utils.parallel import map_progress
-from utils.place_files import COPY, LINK, own_folder, place_files, up_to_date
-from utils.voc_source import VocSource, mask_classes, open_voc, read_mask, xml_classes
+from utils.place_files import COPY, LINK, check_sources, own_folder, place_files, up_to_date
+from utils.voc_source import VocSource, open_voc, read_mask, xml_classes
 
 DATASET = "voc12"
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
@@ -98,10 +98,7 @@ def _place(settings: VocSettings, source: VocSource, ids: list[str]) -> None:
     if settings.saliency is not None:
         folders.append((SALIENCY, [settings.saliency / f"{i}.png" for i in ids]))
     for name, files in folders:
-        present = {path.name for path in files[0].parent.iterdir()} if files[0].parent.is_dir() else set()
-        missing = [path for path in files if path.name not in present]
-        if missing:
-            raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} {name} files are); complete the download")
+        check_sources(files, name)
         pairs = [(path, settings.out / name / path.name) for path in files]
         place_files(pairs, settings.images, workers=settings.workers, what=name)
 

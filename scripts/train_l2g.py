@@ -8,7 +8,6 @@ Writes <run_dir>/model/last.pth (continue with train.resume=auto), final.pth (we
 key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM and Ctrl-C save and leave.
 """
 
-import contextlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,24 +20,22 @@ from scripts.build import build_step, build_trainable
 from scripts.check_data import check_cheaply
 from utils.config import parse_args, save_config
 from utils.datasets import L2GDataset
-from utils.distributed import Dist, any_rank, barrier, setup
+from utils.distributed import Dist, barrier
 from utils.epoch_loader import build_epoch_loader
 from utils.errors import run_program
-from utils.files import lock_folder, remove_leftovers
+from utils.files import remove_leftovers
 from utils.optimizers import build_optimizer, set_learning_rate
 from utils.phases import phase_of
-from utils.precision import autocast_for, set_threads
+from utils.precision import autocast_for
 from utils.run_log import get_logger, progress
-from utils.signals import StopRequest, stop_on_signals
+from utils.session import agree_to_stop, training_session
+from utils.signals import StopRequest
 from utils.train_journal import open_journal
 from utils.train_loop import RunningMeans, train_batches
 from utils.train_outputs import write_outputs
 from utils.train_pictures import training_pictures
 from utils.train_state import Identity, TrainState
 from utils.waiting import Waiting
-
-# With several processes, agreeing on a stop costs a message: ask every so many batches.
-STOP_CHECK_EVERY = 10
 
 
 def main(argv: list[str]) -> None:
@@ -54,11 +51,8 @@ def run(cfg: Config) -> int:
     Raises:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
-    set_threads(cfg.threads)
-    with setup(cfg.device) as place:
-        lock = lock_folder(Path(cfg.run_dir) / "model") if place.is_main else contextlib.nullcontext()
-        with lock, stop_on_signals() as stop:
-            return Training(cfg, place, stop).run()
+    with training_session(cfg.device, cfg.threads, Path(cfg.run_dir) / "model") as (place, stop):
+        return Training(cfg, place, stop).run()
 
 
 class Training:
@@ -68,9 +62,9 @@ class Training:
         self.cfg, self.place, self.stop = cfg, place, stop
         self.run_dir, self.model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
         self.log = get_logger(self.run_dir, rank=place.rank)
-        for warning in check_cheaply(cfg) if place.is_main else []:
-            self.log.warning("%s", warning)
         self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
+        for warning in check_cheaply(cfg, self.dataset.labels) if place.is_main else []:
+            self.log.warning("%s", warning)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
         self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place, cfg.train.init_local)
         self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
@@ -127,8 +121,7 @@ class Training:
                 self.journal.pictures(at, partial(training_pictures, batch, output["views"], cfg.data.mean, cfg.data.std))
             if stepped and train.save_every and at.counter % train.save_every == 0 and at.batch < total:
                 self._save()
-            asked = place.world == 1 or at.counter % STOP_CHECK_EVERY == 0
-            return stepped and asked and any_rank(bool(self.stop), place)
+            return stepped and agree_to_stop(self.stop, place, at.counter)
 
         return train_batches(
             build_step(cfg, phase, self.global_net, self.local_net, place),

@@ -4,10 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from utils.check_lists import Entry
-from utils.classes import BACKGROUND, IGNORE, class_index
+from utils.classes import mask_classes
 from utils.errors import UserError
 from utils.findings import Finding
 from utils.images import Size, read_image, read_label_map, read_saliency
@@ -129,8 +127,7 @@ def _check_label(source: CheckInput, entry: Entry, size: Size | None, findings: 
         detail = f"{path} is {_by((label.shape[1], label.shape[0]))}, the image {_by(size)}"
         findings.append(Finding("ground truth of another size", detail, False))
     if entry.classes is not None:
-        present = {class_index(v) for v in np.unique(label).tolist() if v not in (BACKGROUND, IGNORE)}
-        _compare_classes(entry.id, present, set(entry.classes), findings)
+        _compare_classes(entry.id, set(mask_classes(label)), set(entry.classes), findings)
 
 
 def _compare_classes(image_id: str, present: set[int], listed: set[int], findings: list[Finding]) -> None:

@@ -1,6 +1,7 @@
 """Training checkpoints that survive a kill at any moment: written beside, synced, renamed; the previous one is kept."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems) + "; delete it and resume from another checkpoint or start anew")
     raise UserError(f"checkpoint {path} does not exist; check train.resume")
+
+
+def check_same_run(path: Path, state: Mapping[str, Any], settings: Mapping[str, tuple[str, Any]]) -> None:
+    """Check that a checkpoint was trained with the settings of the run that is to continue it.
+
+    Args:
+        path: of the checkpoint, for the message.
+        state: from `load_checkpoint`.
+        settings: entry of `state` -> (configuration key, value in this run).
+
+    Raises:
+        UserError: giving both sides.
+    """
+    if any(state[entry] != value for entry, (_, value) in settings.items()):
+        then = " ".join(f"{key}={state[entry]}" for entry, (key, _) in settings.items())
+        now = " ".join(f"{key}={value}" for key, value in settings.values())
+        raise UserError(f"{path} was trained with {then}, not {now}; use the same values or start anew")
 
 
 def find_resume(spec: str, model_dir: Path) -> Path | None:

@@ -4,6 +4,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from utils.errors import UserError
 
 BACKGROUND = 0
@@ -39,6 +42,11 @@ def label_value(class_index: int) -> int:
 def class_index(value: int) -> int:
     """Return the 0-based class index of a label-map value >= 1."""
     return value - 1
+
+
+def mask_classes(mask: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return the 0-based classes with at least one pixel in a label map (H, W), ascending; 0 and 255 are none."""
+    return tuple(class_index(v) for v in np.unique(mask).tolist() if v not in (BACKGROUND, IGNORE))
 
 
 @functools.cache

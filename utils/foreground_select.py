@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.paste_schema import BankConfig
-from utils.classes import BACKGROUND, IGNORE, class_index
+from utils.classes import label_value, mask_classes
 from utils.joint_histogram import LEVELS
 
 Mask = NDArray[np.bool_]
@@ -46,15 +46,15 @@ def select_objects(
         rule: section bank.
         salient: saliency above which a pixel can be pasted, 0..255.
     """
-    values = [int(v) for v in np.unique(labels) if v not in (BACKGROUND, IGNORE)]
-    if not values:
+    classes = mask_classes(labels)
+    if not classes:
         return [], [NOTHING]
-    if rule.single_class and len(values) > 1:
+    if rule.single_class and len(classes) > 1:
         return [], [SEVERAL]
     found: list[Selected] = []
     reasons: list[str] = []
-    for value in values:
-        chosen = _judge(labels == value, class_index(value), scores, saliency, rule, salient)
+    for index in classes:
+        chosen = _judge(labels == label_value(index), index, scores, saliency, rule, salient)
         if isinstance(chosen, str):
             reasons.append(chosen)
         else:

@@ -67,6 +67,11 @@ def activation_errors(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64]
     return _ratio(predicted - hits, union), _ratio(truth - hits, union)
 
 
+def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each row (C + 1, C + 1; ground truth) divided by its sum; NaN for rows without pixels."""
+    return _ratio(confusion, confusion.sum(axis=1, keepdims=True))
+
+
 def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over the last axis of the values that are not NaN; NaN (without a warning) when there is none."""
     defined = ~np.isnan(values)

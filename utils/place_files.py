@@ -44,6 +44,19 @@ def place_files(placements: Sequence[Placement], how: str, *, workers: int, what
     return sum(map_progress(partial(_place_chunk, how), chunks, workers=1 if how == LINK else workers, what=what))
 
 
+def check_sources(files: Sequence[Path], what: str) -> None:
+    """Check that all files of one folder are there, listing it once.
+
+    Raises:
+        UserError: naming the first that is missing, and how many are.
+    """
+    folder = files[0].parent
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [path for path in files if path.name not in present]
+    if missing:
+        raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} {what} files are); complete the download")
+
+
 def own_folder(folder: Path) -> Path:
     """Return `folder` (created), made sure to be a real one: writing through a link would change another data set.
 

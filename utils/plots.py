@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from utils.files import atomic_path
+from utils.metrics import row_shares
 
 DPI = 110
 COLOUR, ACCENT, MUTED = "#2f6d9f", "#c8553d", "#8a8a8a"
@@ -84,8 +85,7 @@ def plot_confusion(path: Path, names: Sequence[str], confusion: NDArray[np.int64
     numbered = len(names) <= MOST_NUMBERED
     side = 2.6 + (NUMBERED_CELL if numbered else PLAIN_CELL) * len(names)
     figure, axes = _figure(side + 0.8, side)
-    totals = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
+    shares = row_shares(confusion)
     # The square root lifts the small confusions, which are what one looks for, out of the white.
     picture = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     places = np.arange(len(names))

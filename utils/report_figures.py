@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from utils.metrics import row_shares
 from utils.report_curves import Curve
 
 # Drawn in these, then replaced by the page's variables.
@@ -103,12 +104,6 @@ def confusion_figure(name: str, names: Sequence[str], confusion: NDArray[np.int6
                 text = f"{100 * shares[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
         return _svg(figure, name, "confusion matrix, per cent of each class's pixels")
-
-
-def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each row divided by its sum; NaN for rows without pixels."""
-    totals = confusion.sum(axis=1, keepdims=True)
-    return np.divide(confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
 
 
 def _line(axes: Axes, index: int, x: NDArray[np.float64], y: NDArray[np.float64], label: str) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.cam_files import cam_path, classes_on_disk
+from utils.cam_files import cam_path
 from utils.classes import BACKGROUND, IGNORE
 from utils.images import image_size, read_cam, read_label_map
 from utils.lists import read_id_list
@@ -89,17 +90,16 @@ def find_images(pictures: Pictures, stages: Sequence[Stage]) -> list[ImageTask]:
     An image in several splits stands in the first, with the stages of all of them (but the CAMs of one).
     """
     num_classes, photos = pictures.places.num_classes, pictures.places.image_dir
-    on_disk = {stage.key: stage.maps.ids(num_classes) for stage in stages}
-    cams = {s.key: classes_on_disk(s.maps.folder, num_classes) for s in stages if _has_cams(s)}
+    on_disk = {stage.key: stage.maps.images(num_classes) for stage in stages}
     present = {path.stem for path in photos.glob("*.jpg")} if photos.is_dir() else set()
     tasks: dict[str, ImageTask] = {}
     for split in dict.fromkeys(stage.split for stage in stages):
         for image_id in _ids_of([stage for stage in stages if stage.split == split], on_disk):
             keys = [stage.key for stage in stages if image_id in on_disk[stage.key]]
-            cam = next((key for key in keys if key in cams), None)
+            cam = next((key for key in keys if on_disk[key][image_id]), None)
             if image_id in present and image_id not in tasks and keys:
-                kept = tuple(key for key in keys if key == cam or key not in cams)
-                tasks[image_id] = ImageTask(image_id, split, kept, cams[cam][image_id] if cam else ())
+                kept = tuple(key for key in keys if key == cam or not on_disk[key][image_id])
+                tasks[image_id] = ImageTask(image_id, split, kept, on_disk[cam][image_id] if cam else ())
     return list(tasks.values())
 
 
@@ -162,11 +162,7 @@ def _rank(item: ImageScores) -> tuple[bool, float]:
     return mean is None, mean or 0.0
 
 
-def _has_cams(stage: Stage) -> bool:
-    return stage.maps.threshold is not None and stage.maps.folder.is_dir()
-
-
-def _ids_of(stages: Sequence[Stage], on_disk: Mapping[str, set[str]]) -> list[str]:
+def _ids_of(stages: Sequence[Stage], on_disk: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the ids of a split: its list's where there is one, then further ones, in order."""
     listed = [stage.list_file for stage in stages if stage.list_file]
     ids = dict.fromkeys(read_id_list(listed[0]) if listed else [])

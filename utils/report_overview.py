@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.classes import BACKGROUND
-from utils.report_figures import row_shares
+from utils.metrics import row_shares
 from utils.report_files import RunFiles, read_json
 from utils.report_stages import Stage
 from utils.run_log import format_seconds
@@ -83,7 +83,7 @@ def read_timings(files: RunFiles) -> list[Timing]:
     known = {timing.program for timing in timings}
     for path in files.records:
         for entry in read_stage_records(path):
-            if entry.get("program") in known and str(entry.get("program", "")).endswith(("train_l2g", "deeplab_train")):
+            if entry.get("program") in known:
                 continue
             memory = _memory(entry.get("peak_memory_gib"), entry.get("peak_gpu_memory_gib"), "")
             parts = entry["program"], int(entry.get("images") or 0), float(entry["seconds"]), memory, entry.get("output", "")

@@ -12,6 +12,7 @@ from utils.report_page import label_css_colours, write_page
 from utils.report_run import Run
 from utils.report_settings import DEEPLAB_SHOWN, SHOWN, show_value, shown_settings
 
+# Name of the page, and of its template.
 PAGE = "index.html"
 
 
@@ -68,7 +69,7 @@ def write_report(run: Run, page: Path, limits: GalleryLimits) -> None:
         )
         if there
     ]
-    write_page("index.html", page, context)
+    write_page(PAGE, page, context)
 
 
 def _gallery(run: Run, folder: Path, limits: GalleryLimits) -> tuple[Gallery | None, str]:

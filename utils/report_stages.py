@@ -27,13 +27,13 @@ class LabelMaps:
     folder: Path
     threshold: float | None = None
 
-    def ids(self, num_classes: int) -> set[str]:
-        """Return the ids of the images there are maps of."""
+    def images(self, num_classes: int) -> dict[str, tuple[int, ...]]:
+        """Return the images there are maps of: id -> classes (0-based) with a CAM, none for PNGs of all classes."""
         if not self.folder.is_dir():
-            return set()
+            return {}
         if self.threshold is None:
-            return {path.stem for path in self.folder.glob("*.png")}
-        return set(classes_on_disk(self.folder, num_classes))
+            return {path.stem: () for path in self.folder.glob("*.png")}
+        return classes_on_disk(self.folder, num_classes)
 
 
 @dataclass

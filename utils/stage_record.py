@@ -2,18 +2,14 @@
 
 import fcntl
 import json
-import resource
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from utils.files import write_text_atomic
+from utils.memory import peak_gpu, peak_resident
 
 RECORD = "stages.json"
-GIBIBYTE = 2**30
-# Linux counts ru_maxrss in KiB.
-RSS_UNIT = 1024
 
 
 def record_stage(run_dir: str | Path, program: str, seconds: float, *, output: str | Path, images: int) -> None:
@@ -28,12 +24,15 @@ def record_stage(run_dir: str | Path, program: str, seconds: float, *, output: s
     """
     path = Path(run_dir) / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
+    gpu = peak_gpu()
     entry = {
         "program": program,
         "output": str(output),
         "images": images,
         "seconds": round(seconds, 1),
-        **_peak_memory(),
+        # GiB, of this process or its largest worker; allocated on the GPU, if one was used.
+        "peak_memory_gib": round(peak_resident(workers=True), 3),
+        "peak_gpu_memory_gib": None if gpu is None else round(gpu, 3),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     # Programs that finish at the same moment wait for each other, so that no note is lost.
@@ -50,14 +49,3 @@ def read_stage_records(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
-
-
-def _peak_memory() -> dict[str, float | None]:
-    """Return peak memory in GiB: resident (this process, or its largest worker), and allocated on the GPU if one was used."""
-    own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    torch = sys.modules.get("torch")  # programs without a network do not load it for this
-    gpu = torch.cuda.max_memory_allocated() / GIBIBYTE if torch is not None and torch.cuda.is_initialized() else None
-    return {
-        "peak_memory_gib": round(max(own, workers) * RSS_UNIT / GIBIBYTE, 3),
-        "peak_gpu_memory_gib": None if gpu is None else round(gpu, 3),
-    }

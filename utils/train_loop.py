@@ -1,6 +1,5 @@
 """The training loop shared by every network of the first stage: one epoch of batches, from any position in it."""
 
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -13,11 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.distributed import Dist, sum_over_ranks
 from utils.errors import UserError
+from utils.memory import peak_memory
 from utils.seeding import step_seed
-
-GIBIBYTE = 2**30
-# Linux counts ru_maxrss in KiB.
-RSS_UNIT = 1024
 
 
 @dataclass
@@ -47,13 +43,6 @@ class RunningMeans:
         values["memory_gib"] = peak_memory(self.place.device)
         self.sums, self.batches, self.images, self.since = {}, 0, 0, time.monotonic()
         return values
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return the peak memory of this process in GiB: allocated on the GPU, or resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIBIBYTE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GIBIBYTE
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

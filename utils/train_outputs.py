@@ -3,27 +3,19 @@
 import json
 from pathlib import Path
 
-import torch
-
 from utils.distributed import Dist
-from utils.files import atomic_path, write_text_atomic
-from utils.train_loop import peak_memory
+from utils.files import write_text_atomic
+from utils.memory import peak_memory
 from utils.train_state import Position, PublishedNetwork
+from utils.weights import save_weights
 
 
 def write_outputs(model_dir: Path, network: PublishedNetwork, at: Position, images: int, place: Dist) -> Path:
-    """Write `final.pth` (weights of `network` alone, the path returned) and `summary.json` into `model_dir`."""
+    """Write `final.pth` (`network` alone, published names; the path returned) and `summary.json` into `model_dir`."""
     final = model_dir / "final.pth"
-    export_weights(network, final)
+    save_weights(network.to_published(network.state_dict()), final)
     write_summary(model_dir / "summary.json", at, images, place)
     return final
-
-
-def export_weights(network: PublishedNetwork, path: Path) -> None:
-    """Write a network's weights alone, under the published key names, on the CPU and contiguous."""
-    weights = {k: v.cpu().contiguous() for k, v in network.to_published(network.state_dict()).items()}
-    with atomic_path(path) as temporary:
-        torch.save(weights, temporary)
 
 
 def write_summary(path: Path, at: Position, images: int, place: Dist) -> None:

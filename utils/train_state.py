@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from utils.checkpoints import find_resume, load_checkpoint, save_checkpoint
+from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.published_checkpoint import published_path, save_published
 
@@ -114,11 +114,7 @@ class TrainState:
         if path is None:
             return None
         state, mine = load_checkpoint(path), self.identity
-        if state["seed"] != mine.seed or state["batch_size"] != mine.batch_size:
-            raise UserError(
-                f"{path} was trained with seed={state['seed']} train.batch_size={state['batch_size']}, not "
-                f"seed={mine.seed} train.batch_size={mine.batch_size}; use the same values or start anew"
-            )
+        check_same_run(path, state, {"seed": ("seed", mine.seed), "batch_size": ("train.batch_size", mine.batch_size)})
         for key, network in self.networks.items():
             try:
                 network.load_state_dict(network.from_published(state[key]))

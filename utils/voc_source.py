@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.archives import find_folder, open_source
-from utils.classes import BACKGROUND, IGNORE, VOC_CLASSES, class_index
+from utils.classes import IGNORE, VOC_CLASSES
 from utils.errors import UserError
 from utils.images import read_label_map
 from utils.lists import read_id_list
@@ -105,11 +105,6 @@ def read_sbd_mask(path: Path) -> NDArray[np.uint8]:
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """Return the label map (H, W) of a VOC .png or an SBD .mat file."""
     return read_sbd_mask(path) if path.suffix == ".mat" else read_label_map(path, len(VOC_CLASSES))
-
-
-def mask_classes(mask: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Return the 0-based classes with at least one pixel, ascending; 0 and 255 are none."""
-    return tuple(class_index(v) for v in np.unique(mask).tolist() if v not in (BACKGROUND, IGNORE))
 
 
 def xml_classes(path: Path) -> tuple[int, ...]:

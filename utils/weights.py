@@ -1,7 +1,7 @@
 """Weight files of every kind to a state dict, and loading that never drops a key silently."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import atomic_path
 from utils.mxnet_params import read_params
 
 LISTED_KEYS = 10
@@ -66,6 +67,16 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
         return {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
     state = _network_part(_load(path), network, path)
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights alone, on the CPU and contiguous: as safetensors where `path` ends so, else as `torch.save` does."""
+    state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(state, temporary)
+        else:
+            torch.save(state, temporary)
 
 
 def mxnet_key(name: str) -> str | None:

@@ -15,11 +15,13 @@ from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf, test
-from deeplab.lists import Item
+from deeplab.lists import Item, evaluation_items
 from deeplab.network import build_deeplab
 from deeplab.places import archive_path, logits_dir, predictions_dir, scores_dir
+from deeplab.predictions import Confusion
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
+from utils.distributed import Dist
 from utils.errors import UserError
 from utils.files import lock_folder
 
@@ -77,6 +79,27 @@ def test_crf_needs_no_logits_on_disk_and_gives_the_same_with_them(tmp_path: Path
     test.run(half, weights)
     third = crf.run(half, weights)
     assert third["Pixel Accuracy"] == pytest.approx(first["Pixel Accuracy"], abs=0.01)
+
+
+def test_batches_as_on_a_gpu_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crf, "GPU_BATCH", 4)
+    cfg = tiny_deeplab(tmp_path, "test.save_logits=npy", "crf.backend=torch")
+    test.run(cfg, _weights(tmp_path))
+    result = crf.run(cfg, _weights(tmp_path))
+    items = evaluation_items(cfg.dataset)
+    place, confusion = Dist(0, 1, 0, torch.device("cpu")), Confusion(cfg.dataset.n_classes)
+
+    def refine() -> None:
+        sources = ((item, logits_dir(cfg) / f"{item.image_id}.npy") for item in items)
+        crf._on_gpu(cfg, crf.build_crf(cfg), place, sources, tmp_path / "batches", confusion)
+
+    refine()
+    assert confusion.counts.tolist() == result["Confusion Matrix"]
+    for name, labels in _predictions(cfg, refined=True).items():
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "batches" / f"{name}.png")), labels)
+    items[5].image.write_bytes(b"none")
+    with pytest.raises(UserError, match=r"img_005\.jpg is damaged"):
+        refine()
 
 
 def test_finished_predictions_are_kept_unless_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
