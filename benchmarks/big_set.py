@@ -84,8 +84,8 @@ def start_up(cfg: Config) -> None:
     from scripts.check_data import check_cheaply
     from utils.datasets import EpochBatchSampler, L2GDataset
 
-    check_cheaply(cfg)
     dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
+    check_cheaply(cfg, dataset.labels)
     sampler = EpochBatchSampler(len(dataset), cfg.train.batch_size, shuffle=True, seed=0)
     dataset[next(iter(sampler))[0]]
 

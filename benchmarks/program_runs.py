@@ -25,18 +25,24 @@ def write_set(root: Path, images: int, size: tuple[int, int]) -> None:
 
 
 def launch(program: str, config: str, overrides: list[str], *, processes: int = 1) -> None:
-    """Run `python -m <program> --config <config> <overrides>`, through torchrun with several processes.
+    """Run `python -m <program> --config <config> <overrides>`; see `run_module`."""
+    run_module(program, ["--config", config, *overrides], processes=processes)
+
+
+def run_module(module: str, arguments: list[str], *, processes: int = 1) -> str:
+    """Run `python -m <module> <arguments>`, through torchrun with several processes; returns what it printed.
 
     Raises:
         RuntimeError: when it fails, with the end of what it printed.
     """
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *start, "-m", program, "--config", config, *overrides]
+    command = [sys.executable, *start, "-m", module, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-SHOWN:]}")
+    return done.stdout
 
 
 def logged_values(run_dir: Path, name: str) -> list[float]:
