@@ -16,29 +16,35 @@ ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def load_sample(
-    image_path: Path, saliency_path: Path, draws: np.random.RandomState, offsets: random.Random
+    image_path: Path,
+    saliency_path: Path,
+    draws: np.random.RandomState,
+    offsets: random.Random,
+    sizes: tuple[int, int, int] = (SHORT, SIDE, CROP),
 ) -> dict[str, Tensor]:
-    """Return images (3, 448, 448), saliency (1, 448, 448) and boxes (6, 4) of one picture.
+    """Return images (3, side, side), saliency (1, side, side) and boxes (6, 4) of one picture.
 
     Args:
         image_path: JPEG.
         saliency_path: 8-bit PNG of the same size.
         draws: NumPy's stream: boxes, colours.
         offsets: Python's stream: the crop.
+        sizes: short side, side of the view and of a crop, pixels.
     """
-    room = SIDE - CROP
+    short, side, crop = sizes
+    room = side - crop
     corners = [(0, 0), (0, room), (room, 0), (room, room)]
     corners += [tuple(draws.randint(0, room, size=2)[::-1]) for _ in range(PATCHES - len(corners))]
     image, saliency = Image.open(image_path).convert("RGB"), Image.open(saliency_path).convert("L")
     width, height = image.size
-    size = (SHORT, round(height * SHORT / width)) if width < height else (round(width * SHORT / height), SHORT)
+    size = (short, round(height * short / width)) if width < height else (round(width * short / height), short)
     image, saliency = image.resize(size, Image.Resampling.BICUBIC), saliency.resize(size, Image.Resampling.NEAREST)
-    x = offsets.randrange(size[1] - SIDE + 1)
-    y = offsets.randrange(size[0] - SIDE + 1)
-    image, saliency = (picture.crop((x, y, x + SIDE, y + SIDE)) for picture in (image, saliency))
+    x = offsets.randrange(size[1] - side + 1)
+    y = offsets.randrange(size[0] - side + 1)
+    image, saliency = (picture.crop((x, y, x + side, y + side)) for picture in (image, saliency))
     values = TF.normalize(TF.to_tensor(_jitter(image, draws)), MEAN, STD)
     salient = TF.to_tensor(saliency)
-    boxes = torch.tensor([[a, b, a + CROP, b + CROP] for a, b in corners])
+    boxes = torch.tensor([[a, b, a + crop, b + crop] for a, b in corners])
     return {"images": values, "saliency": salient / (salient.max() + 1e-10), "boxes": boxes}
 
 

@@ -1,7 +1,7 @@
 """What is logged of the segmentation training: the published TensorBoard tags, pictures, and a watch for broken losses."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,11 +53,15 @@ class LossHistory:
         return sum(self.latest) / max(1, len(self.latest))
 
 
-def write_scalars(writer: SummaryWriter, iteration: int, loss: float, rates: Sequence[float]) -> None:
-    """Write loss/train, lr/group_<i> and, per visible GPU, gpu/device_<i>/memory_cached (GiB)."""
+def write_scalars(
+    writer: SummaryWriter, iteration: int, loss: float, rates: Sequence[float], speed: Mapping[str, float]
+) -> None:
+    """Write loss/train, lr/group_<i>, train/<name> of `speed` and, per visible GPU, gpu/device_<i>/memory_cached (GiB)."""
     writer.add_scalar("loss/train", loss, iteration)
     for index, rate in enumerate(rates):
         writer.add_scalar(f"lr/group_{index}", rate, iteration)
+    for name, value in speed.items():
+        writer.add_scalar(f"train/{name}", value, iteration)
     for index in range(torch.cuda.device_count()):
         writer.add_scalar(f"gpu/device_{index}/memory_cached", torch.cuda.memory_reserved(index) / GIBIBYTE, iteration)
 

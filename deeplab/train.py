@@ -37,6 +37,7 @@ from utils.config import parse_schema_args, save_config
 from utils.distributed import Dist, barrier, distribute, sum_over_ranks
 from utils.errors import UserError
 from utils.files import remove_leftovers
+from utils.memory import peak_memory
 from utils.optimizers import set_learning_rate
 from utils.precision import autocast_for
 from utils.run_log import get_logger, progress
@@ -45,6 +46,7 @@ from utils.session import agree_to_stop, training_session
 from utils.signals import StopRequest
 from utils.stage_record import record_stage
 from utils.train_loop import to_device
+from utils.waiting import Waiting
 from utils.weights import save_weights
 
 
@@ -97,7 +99,8 @@ class Training:
         cfg, solver, started = self.cfg, self.cfg.solver, time.monotonic()
         torch.backends.cudnn.benchmark = True  # all inputs have one size
         self.module.train()
-        batches = self._batches()
+        self.loaded, self.logged_at = Waiting(self._batches()), (time.monotonic(), self.iteration)
+        batches = iter(self.loaded)
         numbers = range(self.iteration + 1, solver.iter_max + 1)
         with self._writer() as writer:
             steps = progress(numbers, solver.iter_max, "iterations", initial=self.iteration, show=self.place.is_main)
@@ -205,8 +208,20 @@ class Training:
             return
         # As published: the rate logged is the one the next iteration will use.
         rate = learning_rate(self.cfg.solver, number + 1, self.cfg.train.warmup_iters)
-        write_scalars(writer, number, loss, [rate * group["lr_scale"] for group in self.optimizer.param_groups])
-        self.log.info("iteration %d/%d lr %.3g loss %.4f", number, self.cfg.solver.iter_max, rate, loss)
+        speed = self._speed(number)
+        write_scalars(writer, number, loss, [rate * group["lr_scale"] for group in self.optimizer.param_groups], speed)
+        parts = " ".join(f"{name} {value:.4g}" for name, value in speed.items())
+        self.log.info("iteration %d/%d lr %.3g loss %.4f %s", number, self.cfg.solver.iter_max, rate, loss, parts)
+
+    def _speed(self, number: int) -> dict[str, float]:
+        """Return images/s of all processes since the last call, peak memory (GiB), and the part of the time waited."""
+        now, (then, before) = time.monotonic(), self.logged_at
+        self.logged_at = (now, number)
+        images = (number - before) * self.cfg.solver.batch_size.train * self.cfg.solver.iter_size
+        rate = images / max(now - then, 1e-9)
+        return {
+            "images_per_second": rate, "memory_gib": peak_memory(self.place.device), "loader_wait": self.loaded.share()
+        }  # fmt: skip
 
     def _save_when_due(self, number: int) -> None:
         if number % self.cfg.train.save_every == 0 or number == self.cfg.solver.iter_max:

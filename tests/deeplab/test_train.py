@@ -42,6 +42,7 @@ def test_training_writes_weights_scalars_and_pictures(tmp_path: Path) -> None:
     assert names == {"checkpoint_3.pth", "checkpoint_6.pth", FINAL, "last.pth"}
     assert all(key.startswith("base.") for key in _weights(cfg))
     losses = _scalars(cfg, "loss/train")
+    assert all(0 <= value <= 1 for _, value in _scalars(cfg, "train/loader_wait"))
     assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
     assert losses[-1][1] < losses[0][1]
     rates = [_scalars(cfg, f"lr/group_{i}")[0][1] for i in range(3)]
