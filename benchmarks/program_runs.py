@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.l2g_inputs import write_files
 
@@ -17,10 +18,10 @@ LIST_NAME = "train_cls.txt"
 SHOWN = 2000
 
 
-def write_set(root: Path, images: int, size: tuple[int, int]) -> None:
-    """Write `images` JPEGs of `size` (W, H) with saliency, label maps and `train_cls.txt` in the VOC layout below `root`."""
-    labels = write_files(root, images, size, CLASSES)
-    lines = [" ".join([name, *map(str, classes)]) for name, classes in labels.items()]
+def write_set(root: Path, images: int, size: tuple[int, int], classes: int = CLASSES) -> None:
+    """Write `images` JPEGs of `size` (W, H) with saliency, labels and `train_cls.txt` (20 or 80 classes) as VOC does."""
+    labels = write_files(root, images, size, classes)
+    lines = [" ".join([name, *map(str, present)]) for name, present in labels.items()]
     (root / LIST_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -46,9 +47,12 @@ def run_module(module: str, arguments: list[str], *, processes: int = 1) -> str:
 
 
 def logged_values(run_dir: Path, name: str) -> list[float]:
-    """Return the values of `name` (e.g. images_per_second) in the log of the folder's last training, first epoch left out."""
-    lines = [line for line in (run_dir / "log.txt").read_text(encoding="utf-8").splitlines() if " batch " in line]
-    last_start = max(i for i, line in enumerate(lines) if "epoch 0 " in line)
+    """Return the values of `name` (e.g. images_per_second) in the log of the folder's last training, first epoch left out.
+
+    A log without epochs (the segmentation stage) counts from its first line.
+    """
+    lines = [line for line in (run_dir / "log.txt").read_text(encoding="utf-8").splitlines() if " images_per_second " in line]
+    last_start = max((i for i, line in enumerate(lines) if "epoch 0 " in line), default=-1)
     found = [re.search(rf"{name} ([\d.e+-]+)", line) for line in lines[last_start + 1 :] if "epoch 0 " not in line]
     return [float(match.group(1)) for match in found if match]
 
@@ -58,6 +62,7 @@ def training_speed(run_dir: Path) -> float:
     return statistics.median(logged_values(run_dir, "images_per_second"))
 
 
-def inference_speed(run_dir: Path) -> float:
-    """Return the images/s of the folder's last CAM inference."""
-    return float(json.loads((run_dir / "ms" / "infer.json").read_text(encoding="utf-8"))["images_per_second"])
+def inference(run_dir: Path) -> dict[str, Any]:
+    """Return what the folder's last CAM inference wrote about itself (images_per_second, loader_wait, ...)."""
+    result: dict[str, Any] = json.loads((run_dir / "ms" / "infer.json").read_text(encoding="utf-8"))
+    return result

@@ -1,11 +1,15 @@
-"""Measure training and CAM inference as a user runs them: real programs, loaders, JPEGs on disk, PNG writing.
+"""Measure every stage as a user runs it: real programs, loaders, JPEGs on disk, PNG writing; and project a full run.
 
-    python -m benchmarks.user_speed                      # published VOC setting on the first GPU, about 3 minutes
-    python -m benchmarks.user_speed --size tiny          # about half a minute on a CPU; checks the program, measures nothing
-    python -m benchmarks.user_speed train.batch_size=6 cam.batch_size=4     # with other settings
+    python -m benchmarks.user_speed                      # published VOC setting on the first GPU, some minutes
+    python -m benchmarks.user_speed --set coco --stages train,infer
+    python -m benchmarks.user_speed --size cpu           # a quarter of the width, half the side: minutes on a CPU
+    python -m benchmarks.user_speed --size tiny          # a minute on a CPU; checks the program, measures nothing
+    python -m benchmarks.user_speed --stages train,infer train.batch_size=6 cam.batch_size=4     # with other settings
 
-Prints a Markdown table: images/s, GPU busy share (nvidia-smi, sampled), peak memory of the training, and what a full VOC run
-(10 epochs of 10582 images, then their CAMs) takes at that rate.
+Prints a Markdown table: images/s of the published procedure as a plain program (benchmarks/plain_run.py, VOC's first stage) and
+of ours, the part of the time ours waited for pictures, GPU busy share of the whole program (nvidia-smi, sampled), peak memory,
+and what a full run takes at that rate (VOC: 10 epochs of 10582 images, their CAMs and labels, 20000 iterations of 10 images
+and 1449 of val in the segmentation stage), with its sum.
 """
 
 import argparse
@@ -14,70 +18,215 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.program_runs import inference_speed, launch, logged_values, training_speed, write_set
+from benchmarks.program_runs import inference, launch, logged_values, run_module, write_set
+from utils.stage_record import RECORD, read_stage_records
 
-VOC_IMAGES, VOC_EPOCHS = 10582, 10
-CONFIG = "configs/l2g_voc.yaml"
 SAMPLE_MS = 200
+PLAIN_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Published:
+    """A full run on a published set: configurations, classes, and how many images each stage works on."""
+
+    config: str
+    segmentation: str
+    classes: int
+    full: dict[str, int]
+
+
+SETS = {
+    "voc": Published(
+        "configs/l2g_voc.yaml", "configs/voc12_resnet_dplv2.yaml", 20,
+        {"train": 105820, "infer": 10582, "sweep": 10582, "labels": 10582, "deeplab": 200000, "test": 1449, "crf": 1449},
+    ),
+    "coco": Published(
+        "configs/l2g_coco.yaml", "configs/coco_resnet_dplv2.yaml", 80,
+        {"train": 1231215, "infer": 82081, "sweep": 82081, "labels": 82081, "deeplab": 1000000, "test": 40137, "crf": 40137},
+    ),
+}  # fmt: skip
+STAGES = tuple(SETS["voc"].full)
 
 
 @dataclass(frozen=True)
 class Size:
-    """`images` made-up pictures of `picture` (W, H) pixels, `epochs` over them (the first does not count), and settings."""
+    """`images` made-up pictures of `picture` (W, H) pixels, `epochs` over them (the first does not count), and settings.
+
+    `segmentation`: settings of that stage; `plain`: arguments of benchmarks/plain_run.py.
+    """
 
     images: int
     picture: tuple[int, int]
     epochs: int
-    overrides: tuple[str, ...]
+    settings: tuple[str, ...]
+    segmentation: tuple[str, ...]
+    plain: tuple[str, ...]
 
 
 SIZES = {
-    "gpu": Size(96, (500, 375), 4, ("device=cuda",)),
-    "tiny": Size(
-        6,
-        (64, 48),
-        2,
-        ("device=cpu", "model.width=0.0625", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
+    "gpu": Size(
+        96, (500, 375), 4, ("device=cuda",), ("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"), ("--device", "cuda")
     ),
-}
+    "cpu": Size(
+        16, (250, 188), 3,
+        (
+            "device=cpu", "model.width=0.25", "l2g.input_size=224", "l2g.crop_size=160", "l2g.short_side=256", "data.workers=0",
+            "eval.workers=1", "pseudo.workers=1",
+        ),
+        (
+            "device=cpu", "solver.iter_max=6", "solver.iter_tb=2", "solver.iter_size=1", "solver.batch_size.train=2",
+            "image.size.train=129", "dataloader.num_workers=0", "crf.workers=1",
+        ),
+        ("--images", "8", "--width", "0.25", "--sizes", "256", "224", "160", "--workers", "0"),
+    ),
+    "tiny": Size(
+        4, (64, 48), 2,
+        ("device=cpu", "model.width=0.0625", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
+        (
+            "device=cpu", "solver.iter_max=2", "solver.iter_tb=1", "solver.iter_size=1", "solver.batch_size.train=1",
+            "image.size.train=65", "model.n_blocks=[1,1,1,1]", "dataloader.num_workers=0", "crf.workers=1",
+        ),
+        ("--width", "0.0625", "--sizes", "48", "48", "32", "--workers", "0"),
+    ),
+}  # fmt: skip
 
 
-def run(name: str, settings: list[str]) -> str:
-    """Measure at one of `SIZES` with further `key=value` settings; returns the table."""
-    size = SIZES[name]
-    with tempfile.TemporaryDirectory(prefix="user_speed_") as path:
-        folder = Path(path)
-        write_set(folder / "data", size.images, size.picture)
+@dataclass
+class Measured:
+    """One stage: images/s (plain: 0 where there is none), part of the time waited, GPU busy percentages, peak GiB."""
+
+    ours: float
+    plain: float = 0.0
+    waited: float | None = None
+    memory: float | None = None
+    busy: list[float] = field(default_factory=list)
+
+
+class Bench:
+    """The programs of one run below `folder`, on pictures made up there."""
+
+    def __init__(self, folder: Path, size: Size, published: Published, settings: list[str]) -> None:
+        self.folder, self.size, self.published, self.settings = folder, size, published, settings
+        self.data, self.run_dir, self.segmentation = folder / "data", folder / "run", folder / "deeplab"
+        write_set(self.data, size.images, size.picture, published.classes)
+
+    def measure(self, stages: list[str]) -> dict[str, Measured]:
+        """Run the named stages (keys of `Published.full`), each after those it needs."""
+        programs: dict[str, Callable[[], Measured]] = {
+            "train": self._train,
+            "infer": self._infer,
+            "sweep": lambda: self._cams_used("scripts.evaluate_cam", "evaluate_cam"),
+            "labels": lambda: self._cams_used("scripts.gen_gt", "gen_gt"),
+            "deeplab": self._deeplab,
+            "test": lambda: self._evaluated("test"),
+            "crf": lambda: self._evaluated("crf"),
+        }
+        measured = {}
+        for stage in stages:
+            with _gpu_busy(self.folder / "busy.txt") as busy:
+                measured[stage] = programs[stage]()
+            measured[stage].busy = busy
+        if self.published is SETS["voc"]:
+            for stage in {"train", "infer"} & set(stages):
+                arguments = [stage, str(self.data), "--images", str(min(PLAIN_IMAGES, self.size.images)), *self.size.plain]
+                measured[stage].plain = float(run_module("benchmarks.plain_run", arguments))
+        return measured
+
+    def _launch(self, program: str) -> None:
         overrides = [
-            f"run_dir={folder / 'run'}",
-            f"data.root={folder / 'data'}",
+            f"run_dir={self.run_dir}",
+            f"data.root={self.data}",
             "model.pretrained=''",
-            f"train.epochs={size.epochs}",
-            f"train.log_every={size.images}",
+            f"train.epochs={self.size.epochs}",
+            "train.keep_epochs=[]",
+            f"train.log_every={self.size.images}",
             "train.images_every=0",
-            *size.overrides,
-            *settings,
+            f"pseudo.out_dir={self.folder / 'labels'}",
+            f"data.eval_list={self.data / 'train_cls.txt'}",
         ]
-        with _gpu_busy(folder / "train.txt") as training_busy:
-            launch("scripts.train_l2g", CONFIG, overrides)
-        with _gpu_busy(folder / "infer.txt") as inference_busy:
-            launch("scripts.test_l2g", CONFIG, overrides)
-        memory = f"{max(logged_values(folder / 'run', 'memory_gib')):.1f} GiB"
-        rows = [
-            ("training", training_speed(folder / "run"), training_busy, memory, VOC_IMAGES * VOC_EPOCHS),
-            ("CAM inference", inference_speed(folder / "run"), inference_busy, "", VOC_IMAGES),
+        launch(program, self.published.config, [*overrides, *self.size.settings, *self.settings])
+
+    def _train(self) -> Measured:
+        self._launch("scripts.train_l2g")
+        logged = {n: logged_values(self.run_dir, n) for n in ("images_per_second", "loader_wait", "memory_gib")}
+        return _from_log(logged)
+
+    def _infer(self) -> Measured:
+        self._launch("scripts.test_l2g")
+        result = inference(self.run_dir)
+        return Measured(
+            result["images_per_second"], waited=result["loader_wait"], memory=_recorded(self.run_dir, "test_l2g")[1]
+        )
+
+    def _cams_used(self, program: str, name: str) -> Measured:
+        self._launch(program)
+        speed, memory = _recorded(self.run_dir, name)
+        return Measured(speed, memory=memory)
+
+    def _segment(self, command: str) -> None:
+        settings = [
+            f"exp.output_dir={self.segmentation}",
+            "exp.id=speed",
+            f"dataset.root={self.data}",
+            f"dataset.train_list={self.data / 'train_cls.txt'}",
+            f"dataset.val_list={self.data / 'train_cls.txt'}",
+            "dataset.label_dir=SegmentationClassAug",
+            "fully_supervised=true",
+            "model.init_model=''",
+            "train.images_every=0",
         ]
-    lines = ["| what | images/s | GPU busy (whole program) | peak memory | full VOC run |", "| --- | --- | --- | --- | --- |"]
-    for what, speed, busy, peak, total in rows:
-        share = f"{statistics.mean(busy):.0f} %" if busy else "not measured"
-        full = f"{total / speed / 3600:.2g} h" if name == "gpu" else "not projected"
-        lines.append(f"| {what} | {speed:.3g} | {share} | {peak} | {full} |")
+        run_module("deeplab", [command, "--config-path", self.published.segmentation, *settings, *self.size.segmentation])
+
+    def _deeplab(self) -> Measured:
+        self._segment("train")
+        path = self.segmentation / "logs" / "speed"
+        return _from_log({n: logged_values(path, n)[1:] for n in ("images_per_second", "loader_wait", "memory_gib")})
+
+    def _evaluated(self, command: str) -> Measured:
+        self._segment(command)
+        speed, memory = _recorded(self.segmentation, f"deeplab_{command}")
+        return Measured(speed, memory=memory)
+
+
+def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
+    """Return a Markdown table; with `full` (images a stage has in a full run) hours and their sum."""
+    lines = [
+        "| stage | plain, images/s | ours, images/s | ratio | waited for pictures | GPU busy | peak memory | full run |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    hours = {stage: full[stage] / row.ours / 3600 for stage, row in measured.items()} if full else {}
+    for stage, row in measured.items():
+        cells = [
+            stage,
+            f"{row.plain:.3g}" if row.plain else "",
+            f"{row.ours:.3g}",
+            f"{row.ours / row.plain:.2f}x" if row.plain else "",
+            "" if row.waited is None else f"{row.waited:.0%}",
+            f"{statistics.mean(row.busy):.0f} %" if row.busy else "not measured",
+            "" if row.memory is None else f"{row.memory:.1f} GiB",
+            f"{hours[stage]:.2g} h" if full else "not projected",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if full:
+        lines.append(f"\nAll stages above: {60 * sum(hours.values()):.0f} minutes")
     return "\n".join(lines)
+
+
+def _from_log(logged: dict[str, list[float]]) -> Measured:
+    speed, waited = (statistics.median(logged[n]) for n in ("images_per_second", "loader_wait"))
+    return Measured(speed, waited=waited, memory=max(logged["memory_gib"]))
+
+
+def _recorded(run_dir: Path, program: str) -> tuple[float, float]:
+    """Return images/s and peak memory (GPU where used, GiB) of a program, from stages.json."""
+    record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
+    memory = record["peak_gpu_memory_gib"]
+    return record["images"] / max(record["seconds"], 0.1), record["peak_memory_gib"] if memory is None else memory
 
 
 @contextmanager
@@ -98,13 +247,26 @@ def _gpu_busy(samples: Path) -> Iterator[list[float]]:
     busy += [float(line) for line in samples.read_text().splitlines() if line.strip().isdigit()]
 
 
+def run(size: str, settings: list[str], *, dataset: str = "voc", stages: tuple[str, ...] = STAGES) -> str:
+    """Measure at one of `SIZES` with further `key=value` settings of the first stage; returns the table."""
+    published = SETS[dataset]
+    with tempfile.TemporaryDirectory(prefix="user_speed_") as path:
+        measured = Bench(Path(path), SIZES[size], published, settings).measure([s for s in STAGES if s in stages])
+    return table(measured, published.full if size == "gpu" else None)
+
+
 def main(argv: list[str]) -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="gpu", help="sizes and device (default gpu)")
-    parser.add_argument("settings", nargs="*", help="key=value settings of both programs")
+    parser.add_argument("--set", choices=SETS, default="voc", help="whose published setting (default voc)")
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated (default %(default)s)")
+    parser.add_argument("settings", nargs="*", help="key=value settings of the first stage's programs")
     arguments = parser.parse_args(argv)
-    print(run(arguments.size, arguments.settings))
+    stages = tuple(arguments.stages.split(","))
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        parser.error(f"--stages names '{unknown[0]}', expected some of {', '.join(STAGES)}")
+    print(run(arguments.size, arguments.settings, dataset=arguments.set, stages=stages))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import user_speed
 from benchmarks.program_runs import launch, logged_values, training_speed
 from benchmarks.two_processes import table
+from benchmarks.user_speed import Measured
 
 LOG = """
 x epoch 0 batch 4/4 lr 0.1 kd 1 images_per_second 99 memory_gib 1
@@ -29,9 +30,23 @@ def test_table_of_two_processes() -> None:
     assert "| training | 2 images/s | 4 images/s | 1.50x | 1.00-2.00 |" in text
 
 
-def test_user_speed_runs_both_programs() -> None:
-    text = user_speed.run("tiny", ["train.batch_size=6"])
-    assert "| training |" in text and "| CAM inference |" in text
+def test_user_speed_runs_programs_and_their_plain_twins() -> None:
+    text = user_speed.run("tiny", ["train.batch_size=6"], stages=("train", "infer"))
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines()[2:]}
+    assert set(rows) == {"train", "infer"}
+    assert all(float(cell) > 0 for row in rows.values() for cell in row[1:3])
+
+
+def test_full_run_is_the_sum_of_its_stages() -> None:
+    measured = {"train": Measured(ours=100.0, plain=20.0, waited=0.25, memory=7.5, busy=[80, 90]), "infer": Measured(ours=50.0)}
+    text = user_speed.table(measured, {"train": 360000, "infer": 90000})
+    assert "| train | 20 | 100 | 5.00x | 25% | 85 % | 7.5 GiB | 1 h |" in text
+    assert "| infer |  | 50 |  |  | not measured |  | 0.5 h |" in text
+    assert "All stages above: 90 minutes" in text
+
+
+def test_published_stages_are_named_alike() -> None:
+    assert all(tuple(published.full) == user_speed.STAGES for published in user_speed.SETS.values())
 
 
 def test_failing_program_is_named() -> None:
