@@ -175,6 +175,12 @@ class CamConfig:
     network: str = key("global", "which network of a training checkpoint", ("global", "local"))
     scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
     flip: bool = key(True, "average with the mirrored image")
+    activation: str = key(
+        "relu",
+        "relu: positive scores (published); softmax: probability against background and the image's other classes, which is "
+        "what the transfer trains (not for networks that only learned to classify)",
+        ("relu", "softmax"),
+    )
     dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
     label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")

@@ -78,6 +78,7 @@ def _check(cfg: Config) -> None:
         value = getattr(cfg.cam, key)
         if not 0 <= value <= 1:
             raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
+    _check_activation(cfg)
     if not cfg.cam.label_dir:
         return
     label_dir, root = Path(cfg.cam.label_dir).resolve(), Path(cfg.data.root)
@@ -85,6 +86,17 @@ def _check(cfg: Config) -> None:
     for key, folder in inputs.items():
         if folder.resolve() == label_dir:
             raise UserError(f"cam.label_dir {label_dir} is the folder of {key}, whose files would be lost; set another")
+
+
+def _check_activation(cfg: Config) -> None:
+    """Refuse probabilities against a background channel that training leaves as it was drawn."""
+    if cfg.cam.activation != "softmax":
+        return
+    advice = "has never learned its background channel; set cam.activation=relu"
+    if cfg.train.classify_epochs >= cfg.train.epochs:
+        raise UserError(f"cam.activation=softmax, but with train.classify_epochs >= train.epochs the network {advice}")
+    if cfg.cam.network == "local" and cfg.l2g.background_row != "train":
+        raise UserError(f"cam.activation=softmax, but the local network (l2g.background_row={cfg.l2g.background_row}) {advice}")
 
 
 def _load_network(cfg: Config, place: Dist) -> CamNetwork:
@@ -117,6 +129,7 @@ def _images(cfg: Config, place: Dist, network: CamNetwork, loader: Iterable[Size
         score_threshold=cfg.cam.score_threshold if cfg.cam.labels == "predict" else None,
         label_threshold=cfg.cam.label_threshold if cfg.cam.label_dir else None,
         refine=bool(cfg.cam.refine_dir),
+        background=cfg.data.num_classes if cfg.cam.activation == "softmax" else None,
     )
     for batch in loader:
         if batch.error is not None:

@@ -31,6 +31,8 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "image_dir": str(Path(cfg.data.root) / cfg.data.image_dir),
         "mean": list(cfg.data.mean),
         "std": list(cfg.data.std),
+        # Folders from before there was a choice do not say it.
+        **({} if cam.activation == "relu" else {"activation": cam.activation}),
     }
 
 

@@ -42,12 +42,15 @@ class CamSettings:
 
     `flip` averages with the mirror image. `score_threshold` predicts classes (probability above it); None takes them from
     the list. `label_threshold` is the background score of label maps; None makes none. `refine` also makes `RefineMaps`.
+    `background` is the background channel of the score maps where CAMs are probabilities against it and the image's other
+    classes (softmax); None cuts negative scores instead (published).
     """
 
     flip: bool
     score_threshold: float | None
     label_threshold: float | None
     refine: bool = False
+    background: int | None = None
 
 
 def infer_batch(
@@ -72,7 +75,8 @@ def infer_batch(
         autocast: context of the network's forward passes.
     """
     predicting = settings.score_threshold is not None
-    wanted = None if predicting else sorted({k for present in classes for k in present})
+    own = {k for present in classes for k in present}
+    wanted = None if predicting else sorted(own if settings.background is None else own | {settings.background})
     channels = None if wanted is None else to_device(torch.tensor(wanted), scales[0].device)
     maps, positive, scores = [], [], []
     with autocast:
@@ -85,12 +89,12 @@ def infer_batch(
             scores.append(torch.stack(logits.float().chunk(2)).mean(dim=0) if settings.flip else logits.float())
     if settings.score_threshold is not None:
         classes = predict_classes(torch.stack(scores).mean(dim=0), settings.score_threshold)
-    columns = {k: k for present in classes for k in present} if wanted is None else {k: i for i, k in enumerate(wanted)}
-    done = _finish(maps, size, classes, columns, settings.label_threshold)
+    columns = {k: k for k in range(maps[0].shape[1])} if wanted is None else {k: i for i, k in enumerate(wanted)}
+    done = _finish(maps, size, classes, columns, settings)
     if not settings.refine:
         return done
-    own = [[columns[k] for k in present] for present in classes]
-    refined = [refine_maps([m[i, chosen] for m in positive], size) for i, chosen in enumerate(own)]
+    chosen = [[columns[k] for k in present] for present in classes]
+    refined = [refine_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
 
 
@@ -99,12 +103,18 @@ def _finish(
     size: tuple[int, int],
     classes: Sequence[tuple[int, ...]],
     columns: dict[int, int],
-    label_threshold: float | None,
+    settings: CamSettings,
 ) -> list[ImageCams]:
     """Merge the (image, class) pairs of the whole batch at once and hand them out per image."""
-    pairs = [(image, columns[k]) for image, present in enumerate(classes) for k in present]
+    label_threshold, background = settings.label_threshold, settings.background
+    extra = [] if background is None else [background]
+    pairs = [(image, columns[k]) for image, present in enumerate(classes) for k in (*present, *extra)]
     rows, channels = to_device(torch.tensor(pairs), maps[0].device).T
-    cams = normalise_cams(merge_scales([m[rows, channels] for m in maps], size))
+    merged = merge_scales([m[rows, channels] for m in maps], size)
+    if background is not None:
+        own = [scores.softmax(dim=0)[:-1] for scores in merged.split([len(present) + 1 for present in classes])]
+        merged = torch.cat(own)
+    cams = normalise_cams(merged)
     levels = quantise_cams(cams)
     counts = [len(present) for present in classes]
     return [

@@ -231,13 +231,15 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
         ("cam.network=local", "local"),
         ("data.infer_list=nowhere.txt", r"nowhere\.txt"),
         ("cam.label_threshold=25", r"cam\.label_threshold is 25"),
+        ("cam.activation=softmax train.classify_epochs=2", r"never learned .* set cam\.activation=relu"),
+        ("cam.activation=softmax cam.network=local", r"the local network \(l2g\.background_row=compete\)"),
         ("cam.label_dir=${data.root}/${data.label_dir}", r"data\.label_dir"),
     ],
 )
 def test_wrong_settings_get_one_sentence(tmp_path: Path, override: str, message: str) -> None:
     _ready(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
-        test_l2g.run(_ready(tmp_path, override))
+        test_l2g.run(_ready(tmp_path, *override.split()))
     assert "\n" not in str(caught.value)
 
 

@@ -104,7 +104,8 @@ def test_prediction_names_at_least_the_most_probable_class() -> None:
     assert predict_classes(logits, 0.5) == [(0, 2), (1,)]
 
 
-def test_each_image_of_a_batch_gets_its_own_classes() -> None:
+@pytest.mark.parametrize("background", [None, 5])
+def test_each_image_of_a_batch_gets_its_own_classes(background: int | None) -> None:
     """A batch of two images with different classes equals two batches of one, predicted or given."""
 
     def network(images: torch.Tensor, channels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,7 +117,7 @@ def test_each_image_of_a_batch_gets_its_own_classes() -> None:
     scales = [torch.randn(2, 3, 24, 32), torch.randn(2, 3, 48, 64)]
     no_autocast = autocast_for("fp32", torch.device("cpu"))
     for threshold in (None, 0.5):
-        settings = CamSettings(flip=True, score_threshold=threshold, label_threshold=0.3)
+        settings = CamSettings(flip=True, score_threshold=threshold, label_threshold=0.3, background=background)
         together = infer_batch(network, scales, (24, 32), [(0, 2), (1,)], settings, no_autocast)
         for i, classes in enumerate([(0, 2), (1,)]):
             alone = infer_batch(network, [s[i : i + 1] for s in scales], (24, 32), [classes], settings, no_autocast)[0]
@@ -125,3 +126,20 @@ def test_each_image_of_a_batch_gets_its_own_classes() -> None:
             assert torch.equal(together[i].labels, alone.labels)  # type: ignore[arg-type]
             if threshold is None:
                 assert alone.classes == classes
+
+
+def test_probabilities_are_against_background_and_the_images_other_classes() -> None:
+    """Scores of 3 classes and background; the image has classes 0 and 2, so class 1 must not count, whatever its score."""
+    scores = torch.tensor([[2.0, 0.0], [9.0, 9.0], [0.0, 1.0], [1.0, -1.0]])[None, :, None]  # (1, 4, 1, 2)
+
+    def network(images: torch.Tensor, channels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = scores if channels is None else scores[:, channels]
+        return maps, maps.mean(dim=(2, 3))
+
+    settings = CamSettings(flip=False, score_threshold=None, label_threshold=None, background=3)
+    no_autocast = autocast_for("fp32", torch.device("cpu"))
+    (found,) = infer_batch(network, [torch.zeros(1, 3, 1, 2)], (1, 2), [(0, 2)], settings, no_autocast)
+    weights = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, -1.0]]).exp()
+    expected = (weights / weights.sum(dim=0))[:2]
+    expected = (255 * expected / expected.amax(dim=1, keepdim=True)).round()
+    assert torch.equal(found.cams[:, 0].float(), expected)
