@@ -23,8 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from benchmarks.l2g_inputs import make_network
 from benchmarks.program_runs import inference, launch, logged_values, run_module, write_set
 from utils.stage_record import RECORD, read_stage_records
+from utils.weights import save_weights
 
 SAMPLE_MS = 200
 PLAIN_IMAGES = 24
@@ -57,12 +61,14 @@ STAGES = tuple(SETS["voc"].full)
 class Size:
     """`images` made-up pictures of `picture` (W, H) pixels, `epochs` over them (the first does not count), and settings.
 
+    `width`: of ResNet-38, whose weights are made up too, with norm statistics that fit them (others give no finite loss).
     `segmentation`: settings of that stage; `plain`: arguments of benchmarks/plain_run.py.
     """
 
     images: int
     picture: tuple[int, int]
     epochs: int
+    width: float
     settings: tuple[str, ...]
     segmentation: tuple[str, ...]
     plain: tuple[str, ...]
@@ -70,28 +76,29 @@ class Size:
 
 SIZES = {
     "gpu": Size(
-        96, (500, 375), 4, ("device=cuda",), ("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"), ("--device", "cuda")
+        96, (500, 375), 4, 1.0,
+        ("device=cuda",), ("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"), ("--device", "cuda"),
     ),
     "cpu": Size(
-        16, (250, 188), 3,
+        16, (250, 188), 3, 0.25,
         (
-            "device=cpu", "model.width=0.25", "l2g.input_size=224", "l2g.crop_size=160", "l2g.short_side=256", "data.workers=0",
+            "device=cpu", "l2g.input_size=224", "l2g.crop_size=160", "l2g.short_side=256", "data.workers=0",
             "eval.workers=1", "pseudo.workers=1",
         ),
         (
             "device=cpu", "solver.iter_max=6", "solver.iter_tb=2", "solver.iter_size=1", "solver.batch_size.train=2",
             "image.size.train=129", "dataloader.num_workers=0", "crf.workers=1",
         ),
-        ("--images", "8", "--width", "0.25", "--sizes", "256", "224", "160", "--workers", "0"),
+        ("--images", "8", "--sizes", "256", "224", "160", "--workers", "0"),
     ),
     "tiny": Size(
-        4, (64, 48), 2,
-        ("device=cpu", "model.width=0.0625", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
+        4, (64, 48), 2, 0.0625,
+        ("device=cpu", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
         (
             "device=cpu", "solver.iter_max=2", "solver.iter_tb=1", "solver.iter_size=1", "solver.batch_size.train=1",
             "image.size.train=65", "model.n_blocks=[1,1,1,1]", "dataloader.num_workers=0", "crf.workers=1",
         ),
-        ("--width", "0.0625", "--sizes", "48", "48", "32", "--workers", "0"),
+        ("--sizes", "48", "48", "32", "--workers", "0"),
     ),
 }  # fmt: skip
 
@@ -114,6 +121,8 @@ class Bench:
         self.folder, self.size, self.published, self.settings = folder, size, published, settings
         self.data, self.run_dir, self.segmentation = folder / "data", folder / "run", folder / "deeplab"
         write_set(self.data, size.images, size.picture, published.classes)
+        network = make_network(size.width, published.classes, torch.device("cpu"), seed=0)
+        save_weights(network.to_published(network.state_dict()), folder / "weights.pth")
 
     def measure(self, stages: list[str]) -> dict[str, Measured]:
         """Run the named stages (keys of `Published.full`), each after those it needs."""
@@ -133,7 +142,8 @@ class Bench:
             measured[stage].busy = busy
         if self.published is SETS["voc"]:
             for stage in {"train", "infer"} & set(stages):
-                arguments = [stage, str(self.data), "--images", str(min(PLAIN_IMAGES, self.size.images)), *self.size.plain]
+                arguments = [stage, str(self.data), "--images", str(min(PLAIN_IMAGES, self.size.images))]
+                arguments += ["--width", str(self.size.width), *self.size.plain]
                 measured[stage].plain = float(run_module("benchmarks.plain_run", arguments))
         return measured
 
@@ -141,7 +151,8 @@ class Bench:
         overrides = [
             f"run_dir={self.run_dir}",
             f"data.root={self.data}",
-            "model.pretrained=''",
+            f"model.pretrained={self.folder / 'weights.pth'}",
+            f"model.width={self.size.width}",
             f"train.epochs={self.size.epochs}",
             "train.keep_epochs=[]",
             f"train.log_every={self.size.images}",
