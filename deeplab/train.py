@@ -218,10 +218,11 @@ class Training:
         now, (then, before) = time.monotonic(), self.logged_at
         self.logged_at = (now, number)
         images = (number - before) * self.cfg.solver.batch_size.train * self.cfg.solver.iter_size
-        rate = images / max(now - then, 1e-9)
         return {
-            "images_per_second": rate, "memory_gib": peak_memory(self.place.device), "loader_wait": self.loaded.share()
-        }  # fmt: skip
+            "images_per_second": images / (now - then),
+            "memory_gib": peak_memory(self.place.device),
+            "loader_wait": self.loaded.share(),
+        }
 
     def _save_when_due(self, number: int) -> None:
         if number % self.cfg.train.save_every == 0 or number == self.cfg.solver.iter_max:

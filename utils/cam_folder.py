@@ -25,14 +25,13 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "network": cam.network,
         "scales": list(cam.scales),
         "flip": cam.flip,
+        "activation": cam.activation,
         "labels": cam.labels,
         "score_threshold": cam.score_threshold if cam.labels == "predict" else None,
         "label_threshold": cam.label_threshold if cam.label_dir else None,
         "image_dir": str(Path(cfg.data.root) / cfg.data.image_dir),
         "mean": list(cfg.data.mean),
         "std": list(cfg.data.std),
-        # Folders from before there was a choice do not say it.
-        **({} if cam.activation == "relu" else {"activation": cam.activation}),
     }
 
 
@@ -86,6 +85,7 @@ def _check_same(folder: Path, source: dict[str, Any]) -> None:
         return
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); use cam.overwrite=true or another cam.dir") from error
+    found = {"activation": "relu", **found}  # folders from before there was a choice do not say it
     # The same weights and pictures under another name are the same source, and label maps may be added or left out.
     ignored = {"checkpoint", "image_dir"}
     if None in (source["label_threshold"], found.get("label_threshold")):

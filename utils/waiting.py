@@ -35,6 +35,6 @@ class Waiting(Generic[T]):
     def share(self) -> float:
         """Return which part of the time since the last call, or the start, was waiting, in [0, 1], and start anew."""
         now = time.monotonic()
-        share = self.seconds / max(now - self._since, self.seconds, 1e-9)
+        waited, passed = self.seconds, now - self._since
         self.seconds, self._since = 0.0, now
-        return share
+        return waited / passed if passed else 0.0
