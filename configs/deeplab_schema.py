@@ -157,6 +157,9 @@ class DeepLabConfig(Checked):
     device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
     precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
     threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
+    compile: bool = key(
+        False, "training and testing compile the network with torch.compile; meant for CUDA (on a CPU: minutes at the start)"
+    )
 
     def rules(self) -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""

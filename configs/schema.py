@@ -232,7 +232,8 @@ class Config(Checked):
     precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
     threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
     compile: bool = key(
-        False, "training compiles the trunks with torch.compile; meant for CUDA (on a CPU: minutes before the first step)"
+        False,
+        "training and CAM inference compile the trunks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
     )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -13,6 +13,7 @@ from deeplab.multi_scale import MultiScale
 from deeplab.network import build_deeplab
 from deeplab.weights import load_checkpoint
 from deeplab.whole_images import whole_images
+from utils.compiling import compile_in_place
 from utils.distributed import Dist
 from utils.precision import INFERENCE_FORMAT, autocast_for
 
@@ -21,7 +22,10 @@ def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:
     """Build the configured network with the weights of `path`, in evaluation mode on this process's device."""
     network = build_deeplab(cfg)
     load_checkpoint(network, path)
-    return network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
+    network = network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
+    if cfg.compile:
+        compile_in_place(network.base, place.device, sizes_vary=True)
+    return network
 
 
 def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place: Dist) -> Iterator[tuple[Item, Tensor]]:
@@ -43,8 +47,9 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
 
 def predict(cfg: DeepLabConfig, network: MultiScale, images: Tensor, place: Dist) -> Tensor:
     """Return `image_logits` of (B, 3, H, W) images at the configured precision and views, on this process's device."""
-    images = images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
     with torch.inference_mode(), autocast_for(cfg.precision, place.device):
+        # Inside: a compiled network has codes of its own for tensors from inside and from outside inference mode.
+        images = images.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT)
         return image_logits(network, images, cfg.test.scales, flip=cfg.test.flip)
 
 

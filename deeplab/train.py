@@ -33,6 +33,7 @@ from deeplab.solver import build_optimizer, learning_rate
 from deeplab.weights import load_initial
 from models.pointwise import training_format
 from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save_checkpoint
+from utils.compiling import compile_in_place
 from utils.config import parse_schema_args, save_config
 from utils.distributed import Dist, barrier, distribute, sum_over_ranks
 from utils.errors import UserError
@@ -83,6 +84,8 @@ class Training:
         if path is None and cfg.model.init_model:
             self.log.info(load_initial(self.network, cfg.model.init_model, cfg.model.allow_missing))
         self.network.to(place.device).to(memory_format=training_format(self.network, place.device))
+        if cfg.compile:
+            compile_in_place(self.network.base, place.device, sizes_vary=False)  # one code per scale; losses stay uncompiled
         self.optimizer = build_optimizer(self.network, cfg.solver, untrained_fov=cfg.train.untrained_fov)
         self.iteration = 0  # iterations done
         self.history = LossHistory(cfg.solver.average_loss, place)

@@ -11,6 +11,7 @@ from models.l2g import L2G, Classification, L2GOptions
 from models.pointwise import training_format
 from models.registry import build_cam_network
 from models.transfer import BackgroundRow, BackgroundTarget
+from utils.compiling import compile_in_place
 from utils.distributed import Dist, distribute
 from utils.errors import UserError
 from utils.phases import Phase
@@ -87,16 +88,8 @@ def build_trainable(cfg: Config, place: Dist, source: str = "global") -> CamNetw
         cast(Any, network.backbone).checkpoint_activations = True
     network = network.to(place.device).to(memory_format=training_format(network, place.device))
     if cfg.compile:
-        compile_trunk(network)
+        compile_in_place(network.backbone, place.device, sizes_vary=False)  # crops and losses stay uncompiled
     return network
-
-
-def compile_trunk(network: CamNetwork, backend: str = "inductor") -> None:
-    """Have the trunk compiled at its first call (minutes on a CPU), in place; keys of the state stay as they are.
-
-    Training has few input shapes, so each gets code of its own. Crops and losses around the trunk stay uncompiled.
-    """
-    network.backbone.compile(backend=backend, dynamic=False)
 
 
 def build_step(cfg: Config, phase: Phase, global_net: CamNetwork, local_net: CamNetwork, place: Dist) -> nn.Module:

@@ -26,6 +26,7 @@ from utils.cam_folder import claim, describe_source, unfinished
 from utils.cam_inference import CamSettings, infer_batch
 from utils.cam_loader import SizedBatch, build_loader
 from utils.cam_writer import CamWriter
+from utils.compiling import compile_in_place
 from utils.config import parse_args, save_config
 from utils.distributed import Dist, barrier, setup, shard, sum_over_ranks
 from utils.errors import UserError, run_program
@@ -103,7 +104,10 @@ def _load_network(cfg: Config, place: Dist) -> CamNetwork:
     network = build_network(cfg)
     checkpoint = cfg.cam.checkpoint
     load_weights(network, read_weights(checkpoint, network=cfg.cam.network), source=checkpoint)
-    return network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
+    network = network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
+    if cfg.compile:
+        compile_in_place(network.backbone, place.device, sizes_vary=True)
+    return network
 
 
 def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> tuple[int, float | None]:

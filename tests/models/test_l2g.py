@@ -12,7 +12,7 @@ from configs.schema import Config
 from models.cam_net import CamNetwork
 from models.l2g import L2G, Batch
 from models.registry import build_cam_network
-from scripts.build import build_l2g_options, compile_trunk
+from scripts.build import build_l2g_options
 from tests.golden_weights import filled
 from utils.config import load_config
 from utils.optimizers import build_optimizer, learning_rate, set_learning_rate
@@ -149,7 +149,7 @@ def _losses_and_gradient(checkpointed: bool = False, backend: str = "") -> tuple
     for network in (model.global_net, model.local_net):
         cast(Any, network.backbone).checkpoint_activations = checkpointed
         if backend:
-            compile_trunk(network, backend)
+            network.backbone.compile(backend=backend, dynamic=False)
     torch.manual_seed(3)  # of dropout, which is on
     output = model(batch)
     output["loss"].backward()
