@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain_deeplab
+from benchmarks.l2g_inputs import make_deeplab
 from benchmarks.measure import Row, machine_line, projection, table, time_both
-from configs.deeplab_schema import DeepLabConfig, SolverConfig
+from configs.deeplab_schema import SolverConfig
 from deeplab.inference import image_logits
 from deeplab.loss_module import LossModule
 from deeplab.multi_scale import MultiScale
-from deeplab.network import build_deeplab
 from deeplab.solver import build_optimizer
 from deeplab.test import predicted_labels
 from models.pointwise import training_format
@@ -60,10 +60,7 @@ def run(name: str, *, repeat: int, precision: str = "auto") -> list[Row]:
 
 
 def _network(size: Size) -> tuple[MultiScale, dict[str, Tensor]]:
-    cfg = DeepLabConfig()
-    cfg.model.n_blocks = list(size.blocks)
-    torch.manual_seed(0)
-    network = build_deeplab(cfg).to(size.device)
+    network = make_deeplab(list(size.blocks), torch.device(size.device))
     return network, {key: value.clone() for key, value in network.base.state_dict().items()}
 
 
@@ -115,7 +112,7 @@ def _test(size: Size, repeat: int, precision: str) -> Iterator[Row]:
         return confusion_matrix(truth, predicted_labels(logits, size.image).cpu().numpy(), CLASSES - 1)
 
     def plain() -> np.ndarray:
-        return plain_deeplab.test_image(weights, image.to(device), truth, size.blocks)
+        return plain_deeplab.test_image(weights, image.to(device), truth, size.blocks)[1]
 
     changed = int(np.abs(plain() - ours()).sum()) // 2
     timing = time_both(plain, ours, repeat=repeat, device=device)

@@ -36,17 +36,17 @@ part() {
 part 50  "training step, CAMs, targets"       "$PYTHON" -m benchmarks.l2g_speed --size "$SIZE" --only step,cam,target --repeat "$REPEAT"
 part 30  "the same without bf16"              "$PYTHON" -m benchmarks.l2g_speed --size "$SIZE" --only step,cam --repeat "$REPEAT" --precision fp32
 part 40  "samples, sweep, labels (files)"     "$PYTHON" -m benchmarks.l2g_speed --size "$SIZE" --only sample,sweep,gen_gt --repeat 1
-part 60  "segmentation stage"                 "$PYTHON" -m benchmarks.deeplab_speed --size "$SIZE" --repeat "$REPEAT"
+part 45  "segmentation stage"                 "$PYTHON" -m benchmarks.deeplab_speed --size "$SIZE" --repeat "$REPEAT"
 if [ "$SIZE" = gpu ]; then crf=(--device cuda --batch 8); else crf=(--size 64x48 --classes 3); fi
-part 40  "dense CRF against pydensecrf"        "$PYTHON" -m benchmarks.crf_speed --no-plain --repeat "$REPEAT" "${crf[@]}"
-part 150 "VOC as a user runs it"              "$PYTHON" -m benchmarks.user_speed --size "$SIZE"
+part 35  "dense CRF against pydensecrf"        "$PYTHON" -m benchmarks.crf_speed --no-plain --repeat "$REPEAT" "${crf[@]}"
+part 190 "VOC as a user runs it"              "$PYTHON" -m benchmarks.user_speed --size "$SIZE"
 part 50  "COCO as a user runs it"             "$PYTHON" -m benchmarks.user_speed --size "$SIZE" --set coco --stages train,infer
 if [ "$SIZE" = gpu ]; then
     numbers=(--pictures 96 --classify 2 --transfer 9)
 else
     numbers=(--device cpu --variants bf16 --pictures 16 --classify 1 --transfer 1)
 fi
-part 110 "bf16 and compiled against float32"  "$PYTHON" -m benchmarks.numerics "${numbers[@]}"
+part 95  "bf16 and compiled against float32"  "$PYTHON" -m benchmarks.numerics "${numbers[@]}"
 
 cat "$OUT"
 exit "$failed"

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from configs.deeplab_schema import DeepLabConfig
+from deeplab.multi_scale import MultiScale
+from deeplab.network import build_deeplab
 from models.cam_net import CamNetwork
 from models.registry import build_cam_network
 from utils.classes import IGNORE, label_value, palette
@@ -35,6 +38,14 @@ def make_network(width: float, num_classes: int, device: torch.device, *, seed: 
     for norm in norms:
         norm.eval()
     return network
+
+
+def make_deeplab(blocks: list[int], device: torch.device) -> MultiScale:
+    """Return the VOC segmentation network (ResNet of `blocks` bottlenecks a stage) with random weights."""
+    cfg = DeepLabConfig()
+    cfg.model.n_blocks = blocks
+    torch.manual_seed(0)
+    return build_deeplab(cfg).to(device)
 
 
 def published_weights(network: CamNetwork) -> dict[str, Tensor]:

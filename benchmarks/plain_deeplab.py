@@ -89,8 +89,9 @@ class Trainer:
         return loss.item()
 
 
-def test_image(w: Weights, image: Tensor, truth: NDArray[np.uint8], blocks: Sequence[int]) -> NDArray[np.int64]:
-    """Return the confusion matrix of one image: logits to the host, up to full size, soft-max, arg-max, counted."""
+def test_image(w: Weights, image: Tensor, truth: NDArray[np.uint8], blocks: Sequence[int]) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the logits (1, classes, h, w) of one image on the host, and its confusion matrix: up to full size, soft-max,
+    arg-max, counted."""
     with torch.no_grad():
         logits = outputs(w, image, blocks)[-1].cpu()
         large = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=False)
@@ -98,4 +99,4 @@ def test_image(w: Weights, image: Tensor, truth: NDArray[np.uint8], blocks: Sequ
     classes = logits.shape[1]
     mask = truth < classes
     pairs = classes * truth[mask].astype(np.int64) + predicted[mask]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return logits, np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -2,10 +2,12 @@
 
     python -m benchmarks.plain_run train FOLDER --device cuda --images 24 --epochs 2
     python -m benchmarks.plain_run infer FOLDER --device cuda --images 24
+    python -m benchmarks.plain_run sweep FOLDER --images 24      # five thresholds, on the CAMs of FOLDER/cams
+    python -m benchmarks.plain_run labels FOLDER --images 24
 
 FOLDER is in the VOC layout with train_cls.txt. Random weights; float32 eager; loading by PIL and torchvision in loader
-processes; one forward a view; one PNG a class, written before the next image. Prints images/s: of the training without its
-first epoch, of the inference without its first image.
+processes; one forward a view; one PNG a class, written before the next image; sweep and labels in one process. Prints
+images/s: of the training without its first epoch, of the inference without its first image.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from benchmarks import plain
+from benchmarks import plain, plain_files
 from benchmarks.l2g_inputs import make_network, published_weights
 from benchmarks.plain_sample import CROP, MEAN, SHORT, SIDE, STD, load_sample
 from benchmarks.program_runs import CLASSES, LIST_NAME
@@ -30,6 +32,7 @@ from utils.seeding import sample_rng
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 KD_WEIGHT, THRESHOLD, RATE = 10.0, 0.001, 0.001
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 # id -> present classes.
 Labels = list[tuple[str, tuple[int, ...]]]
@@ -102,6 +105,18 @@ def inference_speed(files: InferenceFiles, out: Path, *, device: torch.device, w
     return (len(files) - 1) / (time.monotonic() - started)
 
 
+def files_speed(stage: str, root: Path, labels: Labels) -> float:
+    """Sweep the thresholds, or write label maps; return images/s."""
+    started = time.monotonic()
+    if stage == "sweep":
+        plain_files.sweep(root / "cams", root / "SegmentationClassAug", dict(labels), CLASSES, THRESHOLDS)
+    else:
+        out = root / "plain_labels"
+        out.mkdir(exist_ok=True)
+        plain_files.gen_gt(root / "JPEGImages", root / "cams", out, dict(labels), CLASSES, THRESHOLDS[-1])
+    return len(labels) / (time.monotonic() - started)
+
+
 def read_labels(root: Path, images: int) -> Labels:
     """Return the first `images` lines of the folder's list."""
     lines = [line.split() for line in (root / LIST_NAME).read_text(encoding="utf-8").splitlines()[:images]]
@@ -111,7 +126,7 @@ def read_labels(root: Path, images: int) -> Labels:
 def main(argv: list[str]) -> None:
     """Parse the command line, run and print images/s."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("train", "infer"))
+    parser.add_argument("stage", choices=("train", "infer", "sweep", "labels"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cpu", help="default %(default)s")
     parser.add_argument("--images", type=int, default=24, help="first so many of the list, >= 2 (default %(default)s)")
@@ -129,6 +144,8 @@ def main(argv: list[str]) -> None:
     if arguments.stage == "train":
         files = TrainingFiles(arguments.folder, labels, tuple(arguments.sizes))
         speed = train_speed(files, device=device, batch=arguments.batch, epochs=arguments.epochs, **common)
+    elif arguments.stage in ("sweep", "labels"):
+        speed = files_speed(arguments.stage, arguments.folder, labels)
     else:
         speed = inference_speed(InferenceFiles(arguments.folder, labels), arguments.folder / "plain", device=device, **common)
     print(speed)

@@ -6,7 +6,7 @@
     python -m benchmarks.user_speed --size tiny          # a minute on a CPU; checks the program, measures nothing
     python -m benchmarks.user_speed --stages train,infer train.batch_size=6 cam.batch_size=4     # with other settings
 
-Prints a Markdown table: images/s of the published procedure as a plain program (benchmarks/plain_run.py, VOC's first stage) and
+Prints a Markdown table: images/s of the published procedure as a plain program (plain_run.py, plain_segment.py; VOC only) and
 of ours, the part of the time ours waited for pictures, GPU busy share of the whole program (nvidia-smi, sampled), peak memory,
 and what a full run takes at that rate (VOC: 10 epochs of 10582 images, their CAMs and labels, 20000 iterations of 10 images
 and 1449 of val in the segmentation stage), with its sum.
@@ -27,80 +27,14 @@ import torch
 
 from benchmarks.l2g_inputs import make_network
 from benchmarks.program_runs import inference, launch, logged_values, run_module, write_set
+from benchmarks.user_sizes import SETS, SIZES, STAGES, Published, Size
 from utils.stage_record import RECORD, read_stage_records
 from utils.weights import save_weights
 
 SAMPLE_MS = 200
 PLAIN_IMAGES = 24
-
-
-@dataclass(frozen=True)
-class Published:
-    """A full run on a published set: configurations, classes, and how many images each stage works on."""
-
-    config: str
-    segmentation: str
-    classes: int
-    full: dict[str, int]
-
-
-SETS = {
-    "voc": Published(
-        "configs/l2g_voc.yaml", "configs/voc12_resnet_dplv2.yaml", 20,
-        {"train": 105820, "infer": 10582, "sweep": 10582, "labels": 10582, "deeplab": 200000, "test": 1449, "crf": 1449},
-    ),
-    "coco": Published(
-        "configs/l2g_coco.yaml", "configs/coco_resnet_dplv2.yaml", 80,
-        {"train": 1231215, "infer": 82081, "sweep": 82081, "labels": 82081, "deeplab": 1000000, "test": 40137, "crf": 40137},
-    ),
-}  # fmt: skip
-STAGES = tuple(SETS["voc"].full)
-
-
-@dataclass(frozen=True)
-class Size:
-    """`images` made-up pictures of `picture` (W, H) pixels, `epochs` over them (the first does not count), and settings.
-
-    `width`: of ResNet-38, whose weights are made up too, with norm statistics that fit them (others give no finite loss).
-    `segmentation`: settings of that stage; `plain`: arguments of benchmarks/plain_run.py.
-    """
-
-    images: int
-    picture: tuple[int, int]
-    epochs: int
-    width: float
-    settings: tuple[str, ...]
-    segmentation: tuple[str, ...]
-    plain: tuple[str, ...]
-
-
-SIZES = {
-    "gpu": Size(
-        96, (500, 375), 4, 1.0,
-        ("device=cuda",), ("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"), ("--device", "cuda"),
-    ),
-    "cpu": Size(
-        16, (250, 188), 3, 0.25,
-        (
-            "device=cpu", "l2g.input_size=224", "l2g.crop_size=160", "l2g.short_side=256", "data.workers=0",
-            "eval.workers=1", "pseudo.workers=1",
-        ),
-        (
-            "device=cpu", "solver.iter_max=6", "solver.iter_tb=2", "solver.iter_size=1", "solver.batch_size.train=2",
-            "image.size.train=129", "dataloader.num_workers=0", "crf.workers=1",
-        ),
-        ("--images", "8", "--sizes", "256", "224", "160", "--workers", "0"),
-    ),
-    "tiny": Size(
-        4, (64, 48), 2, 0.0625,
-        ("device=cpu", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
-        (
-            "device=cpu", "solver.iter_max=2", "solver.iter_tb=1", "solver.iter_size=1", "solver.batch_size.train=1",
-            "image.size.train=65", "model.n_blocks=[1,1,1,1]", "dataloader.num_workers=0", "crf.workers=1",
-        ),
-        ("--sizes", "48", "48", "32", "--workers", "0"),
-    ),
-}  # fmt: skip
+# Stages are recorded to a tenth of a second.
+SHORTEST = 0.1
 
 
 @dataclass
@@ -141,11 +75,17 @@ class Bench:
                 measured[stage] = programs[stage]()
             measured[stage].busy = busy
         if self.published is SETS["voc"]:
-            for stage in {"train", "infer"} & set(stages):
-                arguments = [stage, str(self.data), "--images", str(min(PLAIN_IMAGES, self.size.images))]
-                arguments += ["--width", str(self.size.width), *self.size.plain]
-                measured[stage].plain = float(run_module("benchmarks.plain_run", arguments))
+            for stage in stages:
+                measured[stage].plain = self._plain(stage)
         return measured
+
+    def _plain(self, stage: str) -> float:
+        """Return images/s of the plain program for a stage; 0 where it lacks a library."""
+        segments = {"deeplab": "train", "test": "test", "crf": "crf"}
+        arguments = [segments.get(stage, stage), str(self.data), "--images", str(min(PLAIN_IMAGES, self.size.images))]
+        if stage in segments:
+            return float(run_module("benchmarks.plain_segment", [*arguments, *self.size.plain_segmentation]))
+        return float(run_module("benchmarks.plain_run", [*arguments, "--width", str(self.size.width), *self.size.plain]))
 
     def _launch(self, program: str) -> None:
         overrides = [
@@ -237,7 +177,7 @@ def _recorded(run_dir: Path, program: str) -> tuple[float, float]:
     """Return images/s and peak memory (GPU where used, GiB) of a program, from stages.json."""
     record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
     memory = record["peak_gpu_memory_gib"]
-    return record["images"] / max(record["seconds"], 0.1), record["peak_memory_gib"] if memory is None else memory
+    return record["images"] / max(record["seconds"], SHORTEST), record["peak_memory_gib"] if memory is None else memory
 
 
 @contextmanager

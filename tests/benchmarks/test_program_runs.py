@@ -1,11 +1,12 @@
 """Reading speeds of runs, and the tables made of them."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks import user_speed
-from benchmarks.program_runs import launch, logged_values, training_speed
+from benchmarks import plain_run, plain_segment, user_speed
+from benchmarks.program_runs import launch, logged_values, run_module, training_speed, write_set
 from benchmarks.two_processes import table
 from benchmarks.user_speed import Measured
 
@@ -35,6 +36,25 @@ def test_user_speed_runs_programs_and_their_plain_twins() -> None:
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines()[2:]}
     assert set(rows) == {"train", "infer"}
     assert all(float(cell) > 0 for row in rows.values() for cell in row[1:3])
+
+
+def test_plain_file_stages_have_a_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path, 3, (64, 48))
+    for stage in ("sweep", "labels"):
+        plain_run.main([stage, str(tmp_path), "--images", "3"])
+        assert float(capsys.readouterr().out) > 0
+    assert len(list((tmp_path / "plain_labels").glob("*.png"))) == 3
+
+
+@pytest.mark.skipif(find_spec("pydensecrf") is None, reason="pydensecrf is optional")
+def test_plain_segmentation_trains_tests_and_refines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path, 3, (64, 48))
+    small = ["--images", "3", "--batch", "1", "--crop", "33", "--blocks", "1", "1", "1", "1", "--workers", "1"]
+    for stage in ("train", "test"):
+        plain_segment.main([stage, str(tmp_path), *small])
+        assert float(capsys.readouterr().out) > 0
+    assert len(list((tmp_path / "logit").glob("*.npy"))) == 3
+    assert float(run_module("benchmarks.plain_segment", ["crf", str(tmp_path), *small])) > 0
 
 
 def test_full_run_is_the_sum_of_its_stages() -> None:
