@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from configs.deeplab_schema import ImageConfig
 from deeplab.dataset import read_pixels, to_input
 from deeplab.lists import Item
-from utils.images import image_size
-from utils.size_batches import batches_by_size
+from utils.size_batches import image_batches
 
 
 @dataclass
@@ -42,10 +41,7 @@ def whole_images(
     Raises:
         UserError: when an image is unreadable where sizes are needed to form batches; others when they are read.
     """
-    if batch_size > 1:
-        batches = batches_by_size((image_size(item.image) for item in items), batch_size)
-    else:
-        batches = [[index] for index in range(len(items))]
+    batches = image_batches([item.image for item in items], batch_size)
     return DataLoader(
         _Images(items, image),  # type: ignore[arg-type]
         batch_sampler=batches,

@@ -136,8 +136,6 @@ def _images(cfg: Config, place: Dist, network: CamNetwork, loader: Iterable[Size
         background=cfg.data.num_classes if cfg.cam.activation == "softmax" else None,
     )
     for batch in loader:
-        if batch.error is not None:
-            raise batch.error
         scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT) for s in batch.scales]
         precision = autocast_for(cfg.precision, place.device)
         done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)

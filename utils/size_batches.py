@@ -1,6 +1,20 @@
 """Batches of images that have the same size, so that they fit one tensor without padding."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from utils.images import image_size
+
+
+def image_batches(paths: Sequence[Path], batch_size: int) -> list[list[int]]:
+    """Return `batches_by_size` of image files; with a `batch_size` of 1 no file is opened.
+
+    Raises:
+        UserError: when an image is missing or unreadable.
+    """
+    if batch_size == 1:
+        return [[index] for index in range(len(paths))]
+    return batches_by_size((image_size(path) for path in paths), batch_size)
 
 
 def batches_by_size(sizes: Iterable[tuple[int, int]], batch_size: int) -> list[list[int]]:
