@@ -1,5 +1,6 @@
 """Reading speeds of runs, and the tables made of them."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from benchmarks import plain_run, plain_segment, user_speed
 from benchmarks.program_runs import launch, logged_values, run_module, training_speed, write_set
 from benchmarks.two_processes import table
 from benchmarks.user_speed import Measured
+from utils.images import read_cam
+from utils.lists import read_label_list
 
 LOG = """
 x epoch 0 batch 4/4 lr 0.1 kd 1 images_per_second 99 memory_gib 1
@@ -57,12 +60,33 @@ def test_plain_segmentation_trains_tests_and_refines(tmp_path: Path, capsys: pyt
     assert float(run_module("benchmarks.plain_segment", ["crf", str(tmp_path), *small])) > 0
 
 
+def test_rate_of_a_folder_leaves_out_the_start(tmp_path: Path) -> None:
+    for index, second in enumerate([100, 190, 191, 192, 193, 194, 195, 196]):
+        path = tmp_path / f"{index}.png"
+        path.touch()
+        os.utime(path, ns=(0, second * 10**9))
+    assert user_speed._rate(tmp_path) == 1.0  # 5 files in 5 seconds, after the first two
+
+
+def test_repeated_set_is_links(tmp_path: Path) -> None:
+    write_set(tmp_path / "data", 2, (32, 24))
+    user_speed._repeat(tmp_path / "data", tmp_path / "data" / "cams", tmp_path / "many", 3)
+    labels = read_label_list(tmp_path / "many" / "train_cls.txt", 20)
+    assert len(labels) == 6
+    for image_id, classes in labels.items():
+        assert read_cam(tmp_path / "many" / "cams" / f"{image_id}_{classes[0]}.png").shape == (24, 32)
+        assert (tmp_path / "many" / "SegmentationClassAug" / f"{image_id}.png").is_file()
+
+
 def test_full_run_is_the_sum_of_its_stages() -> None:
-    measured = {"train": Measured(ours=100.0, plain=20.0, waited=0.25, memory=7.5, busy=[80, 90]), "infer": Measured(ours=50.0)}
+    measured = {
+        "train": Measured(ours=100.0, plain=20.0, start=36.0, waited=0.25, memory=7.5, busy=[80, 90]),
+        "infer": Measured(ours=50.0),
+    }
     text = user_speed.table(measured, {"train": 360000, "infer": 90000})
-    assert "| train | 20 | 100 | 5.00x | 25% | 85 % | 7.5 GiB | 1 h |" in text
-    assert "| infer |  | 50 |  |  | not measured |  | 0.5 h |" in text
-    assert "All stages above: 90 minutes" in text
+    assert "| train | 20 | 100 | 5.00x | 36.0 | 25% | 85 % | 7.5 GiB | 1 h |" in text
+    assert "| infer |  | 50 |  | 0.0 |  | not measured |  | 0.5 h |" in text
+    assert "All stages above: 91 minutes" in text
 
 
 def test_published_stages_are_named_alike() -> None:
