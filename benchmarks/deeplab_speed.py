@@ -8,18 +8,23 @@ Prints a Markdown table of medians (the two versions take turns), and what 20 00
 """
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import plain_deeplab
-from benchmarks.l2g_inputs import make_deeplab
+from benchmarks import plain_deeplab, plain_segment
+from benchmarks.l2g_inputs import make_deeplab, write_files
 from benchmarks.measure import Row, machine_line, projection, table, time_both
-from configs.deeplab_schema import SolverConfig
+from configs.deeplab_schema import DeepLabConfig, SolverConfig
+from deeplab.dataset import CropDataset
 from deeplab.inference import image_logits
+from deeplab.lists import Item
 from deeplab.loss_module import LossModule
 from deeplab.multi_scale import MultiScale
 from deeplab.solver import build_optimizer
@@ -27,36 +32,67 @@ from deeplab.test import predicted_labels
 from models.pointwise import training_format
 from utils.metrics import confusion_matrix
 from utils.precision import INFERENCE_FORMAT, autocast_for
+from utils.seeding import sample_rng
 
 CLASSES, IGNORED = 21, 255
 # 20 000 iterations of two mini-batches of 5, which is one of 10; images of val.
 ITERATIONS, VAL_IMAGES = 20_000, 1449
 STEP_GOAL_GPU = 4
+SAMPLES = 10
 
 
 @dataclass(frozen=True)
 class Size:
-    """Bottlenecks a stage, images a step, crop side, (H, W) of tested images; `full` allows a projection."""
+    """Bottlenecks a stage, images a step, crop side, (H, W) of tested images, (H, W, crop side) of loaded samples.
+
+    `full` allows a projection.
+    """
 
     device: str
     blocks: tuple[int, ...]
     batch: int
     crop: int
     image: tuple[int, int]
+    sample: tuple[int, int, int]
     full: bool = False
 
 
 SIZES = {
-    "cpu": Size("cpu", (3, 4, 23, 3), 2, 129, (188, 250)),
-    "gpu": Size("cuda", (3, 4, 23, 3), 10, 321, (375, 500), full=True),
-    "tiny": Size("cpu", (1, 1, 1, 1), 2, 33, (40, 52)),
+    "cpu": Size("cpu", (3, 4, 23, 3), 2, 129, (188, 250), (375, 500, 321)),
+    "gpu": Size("cuda", (3, 4, 23, 3), 10, 321, (375, 500), (375, 500, 321), full=True),
+    "tiny": Size("cpu", (1, 1, 1, 1), 2, 33, (40, 52), (40, 52, 33)),
 }
 
 
 def run(name: str, *, repeat: int, precision: str = "auto") -> list[Row]:
     """Measure both parts at one of `SIZES`."""
     size = SIZES[name]
-    return [*_step(size, repeat, precision), *_test(size, repeat, precision)]
+    return [*_sample(size, repeat), *_step(size, repeat, precision), *_test(size, repeat, precision)]
+
+
+def _sample(size: Size, repeat: int) -> Iterator[Row]:
+    """Load training samples as one loader process does, JPEG and label PNG to finished tensors; both draw alike."""
+    cfg = DeepLabConfig()
+    height, width, crop = size.sample
+    cfg.image.size.train = crop
+    with tempfile.TemporaryDirectory(prefix="deeplab_speed_") as folder:
+        root = Path(folder)
+        names = list(write_files(root, SAMPLES, (width, height), CLASSES - 1))
+        items = [Item(n, root / f"JPEGImages/{n}.jpg", root / f"SegmentationClassAug/{n}.png") for n in names]
+        dataset, crops = CropDataset(items, cfg.dataset, cfg.image, seed=0), plain_segment.Crops(root, names, crop)
+
+        def plain() -> list[tuple[Tensor, Tensor]]:
+            return [crops.load(index, sample_rng(0, 0, index).python) for index in range(SAMPLES)]
+
+        def ours() -> list[dict[str, Any]]:
+            return [dataset[0, index] for index in range(SAMPLES)]
+
+        pairs = list(zip(plain(), ours(), strict=True))
+        difference = max(float((a - b["images"]).abs().max()) for (a, _), b in pairs)
+        labels = sum(int((a != b["labels"]).sum()) for (_, a), b in pairs)
+        timing = time_both(plain, ours, repeat=repeat, device=torch.device("cpu")).per_unit(SAMPLES)
+    what = f"training sample, {width}x{height}, {crop} px crop, one process"
+    yield Row(what, timing, f"{difference:.1e} grey levels, {labels} labels", runs=10 * ITERATIONS if size.full else 0)
 
 
 def _network(size: Size) -> tuple[MultiScale, dict[str, Tensor]]:

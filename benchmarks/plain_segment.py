@@ -42,24 +42,29 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, root: Path, names: list[str], crop: int) -> None:
         self.root, self.names, self.crop = root, names, crop
+        self.rng = random.Random(0)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.load(index, self.rng)
+
+    def load(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Return a sample; four draws in the published order."""
         image, labels = read_image(self.root, self.names[index]), read_truth(self.root, self.names[index])
-        scale = random.choice(SCALES)
+        scale = rng.choice(SCALES)
         height, width = (int(side * scale) for side in labels.shape)
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
         labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
         rows, columns = max(self.crop - height, 0), max(self.crop - width, 0)
         image = np.asarray(cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_CONSTANT, value=MEAN))
         labels = np.pad(labels, ((0, rows), (0, columns)), constant_values=plain_deeplab.IGNORE)
-        top = random.randint(0, labels.shape[0] - self.crop)
-        left = random.randint(0, labels.shape[1] - self.crop)
+        top = rng.randint(0, labels.shape[0] - self.crop)
+        left = rng.randint(0, labels.shape[1] - self.crop)
         image = image[top : top + self.crop, left : left + self.crop]
         labels = labels[top : top + self.crop, left : left + self.crop]
-        if random.random() < 0.5:
+        if rng.random() < 0.5:
             image, labels = np.fliplr(image), np.fliplr(labels)
         return _to_tensor(image), torch.from_numpy(labels.astype(np.int64))
 

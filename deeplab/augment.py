@@ -78,7 +78,5 @@ def _pad(image: Floats, labels: Labels, crop: int, mean: Floats) -> tuple[Floats
     down, right = max(0, crop - image.shape[0]), max(0, crop - image.shape[1])
     if not down and not right:
         return image, labels
-    padded = np.empty((image.shape[0] + down, image.shape[1] + right, 3), np.float32)
-    padded[:] = mean
-    padded[: image.shape[0], : image.shape[1]] = image
-    return padded, np.pad(labels, ((0, down), (0, right)), constant_values=IGNORE_LABEL)
+    padded = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=mean.tolist())
+    return np.asarray(padded, np.float32), np.pad(labels, ((0, down), (0, right)), constant_values=IGNORE_LABEL)

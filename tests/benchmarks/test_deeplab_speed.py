@@ -4,7 +4,8 @@ from benchmarks.deeplab_speed import main, run
 
 
 def test_plain_and_project_code_agree() -> None:
-    step, tested = run("tiny", repeat=1)
+    sample, step, tested = run("tiny", repeat=1)
+    assert sample.difference == "0.0e+00 grey levels, 0 labels"
     assert float(step.difference.split()[0]) < 1e-4
     assert int(tested.difference.split()[0]) <= 2
     assert step.timing.plain > 0
