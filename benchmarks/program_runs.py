@@ -3,19 +3,26 @@
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.l2g_inputs import write_files
+from utils.stage_record import RECORD, read_stage_records
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20
 LIST_NAME = "train_cls.txt"
 # What of a failed program's output is shown.
 SHOWN = 2000
+# Of the files a program writes the first so many do not count: processes start, kernels are chosen.
+WARM_UP = 0.25
+SAMPLE_MS = 200
 
 
 def write_set(root: Path, images: int, size: tuple[int, int], classes: int = CLASSES) -> None:
@@ -66,3 +73,52 @@ def inference(run_dir: Path) -> dict[str, Any]:
     """Return what the folder's last CAM inference wrote about itself (images_per_second, loader_wait, ...)."""
     result: dict[str, Any] = json.loads((run_dir / "ms" / "infer.json").read_text(encoding="utf-8"))
     return result
+
+
+def rate_of_files(folder: Path) -> float:
+    """Return the files a second the folder's PNGs were written at, the first `WARM_UP` of them left out."""
+    times = sorted(path.stat().st_mtime_ns for path in folder.glob("*.png"))
+    first = int(WARM_UP * len(times))
+    return 1e9 * (len(times) - 1 - first) / (times[-1] - times[first])
+
+
+def repeat_set(data: Path, cams: Path, out: Path, repeats: int) -> None:
+    """Write a set of `repeats` links to each picture, ground truth and CAM."""
+    lines = []
+    for folder in ("JPEGImages", "SegmentationClassAug", "cams"):
+        (out / folder).mkdir(parents=True)
+    for line in (data / LIST_NAME).read_text(encoding="utf-8").splitlines():
+        name, *classes = line.split()
+        for copy in range(repeats):
+            new = f"{name}_{copy:04d}"
+            lines.append(" ".join([new, *classes]))
+            (out / f"JPEGImages/{new}.jpg").symlink_to(data / f"JPEGImages/{name}.jpg")
+            (out / f"SegmentationClassAug/{new}.png").symlink_to(data / f"SegmentationClassAug/{name}.png")
+            for k in classes:
+                (out / f"cams/{new}_{k}.png").symlink_to(cams / f"{name}_{k}.png")
+    (out / LIST_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def stage_memory(run_dir: Path, program: str) -> float:
+    """Return the peak memory (GPU where used, GiB) of a program, from stages.json."""
+    record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
+    gpu, resident = record["peak_gpu_memory_gib"], record["peak_memory_gib"]
+    return float(resident if gpu is None else gpu)
+
+
+@contextmanager
+def gpu_busy(samples: Path) -> Iterator[list[float]]:
+    """Yield a list that holds, at the end, the GPU's busy percentages sampled meanwhile; empty without nvidia-smi."""
+    busy: list[float] = []
+    if shutil.which("nvidia-smi") is None:
+        yield busy
+        return
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", str(SAMPLE_MS)]
+    with samples.open("w") as out:
+        sampler = subprocess.Popen(query, stdout=out, stderr=subprocess.DEVNULL)
+        try:
+            yield busy
+        finally:
+            sampler.terminate()
+            sampler.wait()
+    busy += [float(line) for line in samples.read_text().splitlines() if line.strip().isdigit()]

@@ -14,29 +14,33 @@ with its sum.
 """
 
 import argparse
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmarks.l2g_inputs import make_network
-from benchmarks.program_runs import LIST_NAME, inference, launch, logged_values, run_module, write_set
+from benchmarks.program_runs import (
+    LIST_NAME,
+    gpu_busy,
+    inference,
+    launch,
+    logged_values,
+    rate_of_files,
+    repeat_set,
+    run_module,
+    stage_memory,
+    write_set,
+)
 from benchmarks.user_sizes import SETS, SIZES, STAGES, Published, Size
-from utils.stage_record import RECORD, read_stage_records
 from utils.weights import save_weights
 
-SAMPLE_MS = 200
 PLAIN_IMAGES = 24
-# Of the files a program writes the first so many do not count: processes start, kernels are chosen.
-WARM_UP = 0.25
 # Seconds below which a difference of two programs is noise.
 SHORTEST = 0.05
 
@@ -86,7 +90,7 @@ class Bench:
         measured = {}
         for stage in stages:
             started = time.monotonic()
-            with _gpu_busy(self.folder / "busy.txt") as busy:
+            with gpu_busy(self.folder / "busy.txt") as busy:
                 row = measured[stage] = programs[stage]()
             row.busy = busy
             if not row.start:
@@ -132,13 +136,13 @@ class Bench:
 
     def _infer(self) -> Measured:
         self._launch("scripts.test_l2g")
-        speed, memory = _rate(self.run_dir / "cam_png"), _memory(self.run_dir, "test_l2g")
+        speed, memory = rate_of_files(self.run_dir / "cam_png"), stage_memory(self.run_dir, "test_l2g")
         return Measured(speed, waited=inference(self.run_dir)["loader_wait"], memory=memory)
 
     def _sweep(self) -> Measured:
         """Sweep the set, and the set `repeats` times over: the difference has no start-up in it."""
         many = self.folder / "many"
-        _repeat(self.data, self.run_dir / "ms" / "attention", many, self.size.repeats)
+        repeat_set(self.data, self.run_dir / "ms" / "attention", many, self.size.repeats)
         seconds = []
         for folder, cams in ((self.data, self.run_dir / "ms" / "attention"), (many, many / "cams")):
             started = time.monotonic()
@@ -147,11 +151,11 @@ class Bench:
             seconds.append(time.monotonic() - started)
         images = self.size.images
         speed = (self.size.repeats - 1) * images / max(seconds[1] - seconds[0], SHORTEST)
-        return Measured(speed, start=max(seconds[0] - images / speed, 0.0), memory=_memory(self.run_dir, "evaluate_cam"))
+        return Measured(speed, start=max(seconds[0] - images / speed, 0.0), memory=stage_memory(self.run_dir, "evaluate_cam"))
 
     def _labels(self) -> Measured:
         self._launch("scripts.gen_gt")
-        return Measured(_rate(self.folder / "labels"), memory=_memory(self.run_dir, "gen_gt"))
+        return Measured(rate_of_files(self.folder / "labels"), memory=stage_memory(self.run_dir, "gen_gt"))
 
     def _segment(self, command: str) -> None:
         settings = [
@@ -176,7 +180,7 @@ class Bench:
         self._segment(command)
         kind = "_crf" if command == "crf" else ""
         folder = next(self.segmentation.glob(f"predictions/speed/*/val{kind}"))
-        return Measured(_rate(folder), memory=_memory(self.segmentation, f"deeplab_{command}"))
+        return Measured(rate_of_files(folder), memory=stage_memory(self.segmentation, f"deeplab_{command}"))
 
 
 def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
@@ -207,55 +211,6 @@ def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
 def _from_log(logged: dict[str, list[float]]) -> Measured:
     speed, waited = (statistics.median(logged[n]) for n in ("images_per_second", "loader_wait"))
     return Measured(speed, waited=waited, memory=max(logged["memory_gib"]))
-
-
-def _rate(folder: Path) -> float:
-    """Return the files a second the folder's PNGs were written at, the first `WARM_UP` of them left out."""
-    times = sorted(path.stat().st_mtime_ns for path in folder.glob("*.png"))
-    first = int(WARM_UP * len(times))
-    return 1e9 * (len(times) - 1 - first) / (times[-1] - times[first])
-
-
-def _repeat(data: Path, cams: Path, out: Path, repeats: int) -> None:
-    """Write a set of `repeats` links to each picture, ground truth and CAM."""
-    lines = []
-    for folder in ("JPEGImages", "SegmentationClassAug", "cams"):
-        (out / folder).mkdir(parents=True)
-    for line in (data / LIST_NAME).read_text(encoding="utf-8").splitlines():
-        name, *classes = line.split()
-        for copy in range(repeats):
-            new = f"{name}_{copy:04d}"
-            lines.append(" ".join([new, *classes]))
-            (out / f"JPEGImages/{new}.jpg").symlink_to(data / f"JPEGImages/{name}.jpg")
-            (out / f"SegmentationClassAug/{new}.png").symlink_to(data / f"SegmentationClassAug/{name}.png")
-            for k in classes:
-                (out / f"cams/{new}_{k}.png").symlink_to(cams / f"{name}_{k}.png")
-    (out / LIST_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _memory(run_dir: Path, program: str) -> float:
-    """Return the peak memory (GPU where used, GiB) of a program, from stages.json."""
-    record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
-    gpu, resident = record["peak_gpu_memory_gib"], record["peak_memory_gib"]
-    return float(resident if gpu is None else gpu)
-
-
-@contextmanager
-def _gpu_busy(samples: Path) -> Iterator[list[float]]:
-    """Yield a list that holds, at the end, the GPU's busy percentages sampled meanwhile; empty without nvidia-smi."""
-    busy: list[float] = []
-    if shutil.which("nvidia-smi") is None:
-        yield busy
-        return
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", str(SAMPLE_MS)]
-    with samples.open("w") as out:
-        sampler = subprocess.Popen(query, stdout=out, stderr=subprocess.DEVNULL)
-        try:
-            yield busy
-        finally:
-            sampler.terminate()
-            sampler.wait()
-    busy += [float(line) for line in samples.read_text().splitlines() if line.strip().isdigit()]
 
 
 def run(size: str, settings: list[str], *, dataset: str = "voc", stages: tuple[str, ...] = STAGES) -> str:

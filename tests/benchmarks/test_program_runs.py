@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plain_run, plain_segment, user_speed
-from benchmarks.program_runs import launch, logged_values, run_module, training_speed, write_set
+from benchmarks.program_runs import launch, logged_values, rate_of_files, repeat_set, run_module, training_speed, write_set
 from benchmarks.two_processes import table
 from benchmarks.user_speed import Measured
 from utils.images import read_cam
@@ -65,12 +65,12 @@ def test_rate_of_a_folder_leaves_out_the_start(tmp_path: Path) -> None:
         path = tmp_path / f"{index}.png"
         path.touch()
         os.utime(path, ns=(0, second * 10**9))
-    assert user_speed._rate(tmp_path) == 1.0  # 5 files in 5 seconds, after the first two
+    assert rate_of_files(tmp_path) == 1.0  # 5 files in 5 seconds, after the first two
 
 
 def test_repeated_set_is_links(tmp_path: Path) -> None:
     write_set(tmp_path / "data", 2, (32, 24))
-    user_speed._repeat(tmp_path / "data", tmp_path / "data" / "cams", tmp_path / "many", 3)
+    repeat_set(tmp_path / "data", tmp_path / "data" / "cams", tmp_path / "many", 3)
     labels = read_label_list(tmp_path / "many" / "train_cls.txt", 20)
     assert len(labels) == 6
     for image_id, classes in labels.items():
