@@ -50,7 +50,7 @@ class Size:
 
 SIZES = {
     "gpu": Size(
-        images=96, repeats=10, segmented=400, picture=(500, 375), epochs=4, width=1.0,
+        images=96, repeats=40, segmented=400, picture=(500, 375), epochs=4, width=1.0,
         settings=("device=cuda",),
         segmentation=("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"),
         plain=("--device", "cuda"),
