@@ -65,7 +65,7 @@ SIZES = {
 
 
 def run(name: str, *, repeat: int, precision: str = "auto") -> list[Row]:
-    """Measure both parts at one of `SIZES`."""
+    """Measure all parts at one of `SIZES`."""
     size = SIZES[name]
     return [*_sample(size, repeat), *_step(size, repeat, precision), *_test(size, repeat, precision)]
 
@@ -92,7 +92,7 @@ def _sample(size: Size, repeat: int) -> Iterator[Row]:
         labels = sum(int((a != b["labels"]).sum()) for (_, a), b in pairs)
         timing = time_both(plain, ours, repeat=repeat, device=torch.device("cpu")).per_unit(SAMPLES)
     what = f"training sample, {width}x{height}, {crop} px crop, one process"
-    yield Row(what, timing, f"{difference:.1e} grey levels, {labels} labels", runs=10 * ITERATIONS if size.full else 0)
+    yield Row(what, timing, f"{difference:.1e} grey levels, {labels} labels", runs=size.batch * ITERATIONS if size.full else 0)
 
 
 def _network(size: Size) -> tuple[MultiScale, dict[str, Tensor]]:

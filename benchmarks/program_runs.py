@@ -99,11 +99,11 @@ def repeat_set(data: Path, cams: Path, out: Path, repeats: int) -> None:
     (out / LIST_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def stage_memory(run_dir: Path, program: str) -> float:
-    """Return the peak memory (GPU where used, GiB) of a program, from stages.json."""
+def recorded(run_dir: Path, program: str) -> tuple[int, float]:
+    """Return how many images a program worked on and its peak memory (GPU where used, GiB), from stages.json."""
     record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
     gpu, resident = record["peak_gpu_memory_gib"], record["peak_memory_gib"]
-    return float(resident if gpu is None else gpu)
+    return record["images"], float(resident if gpu is None else gpu)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ STAGES = tuple(SETS["voc"].full)
 class Size:
     """`images` made-up pictures of `picture` (W, H) pixels, `epochs` over them (the first does not count), and settings.
 
-    `repeats`: how often the sweep sees each; `segmented`: images the segmentation network trains on (iterations x batch).
+    `repeats`: how often the sweep sees each.
     `width`: of ResNet-38, whose weights are made up too, with norm statistics that fit them (others give no finite loss).
     `segmentation`: settings of that stage; `plain`, `plain_segmentation`: arguments of benchmarks/plain_run.py and
     benchmarks/plain_segment.py.
@@ -38,7 +38,6 @@ class Size:
 
     images: int
     repeats: int
-    segmented: int
     picture: tuple[int, int]
     epochs: int
     width: float
@@ -50,14 +49,14 @@ class Size:
 
 SIZES = {
     "gpu": Size(
-        images=96, repeats=40, segmented=400, picture=(500, 375), epochs=4, width=1.0,
+        images=96, repeats=40, picture=(500, 375), epochs=4, width=1.0,
         settings=("device=cuda",),
         segmentation=("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"),
         plain=("--device", "cuda"),
         plain_segmentation=("--device", "cuda"),
     ),
     "cpu": Size(
-        images=16, repeats=20, segmented=12, picture=(250, 188), epochs=3, width=0.25,
+        images=16, repeats=20, picture=(250, 188), epochs=3, width=0.25,
         settings=(
             "device=cpu", "l2g.input_size=224", "l2g.crop_size=160", "l2g.short_side=256", "data.workers=0",
             "eval.workers=1", "pseudo.workers=1",
@@ -70,7 +69,7 @@ SIZES = {
         plain_segmentation=("--images", "6", "--batch", "2", "--crop", "129", "--workers", "1"),
     ),
     "tiny": Size(
-        images=4, repeats=5, segmented=2, picture=(64, 48), epochs=2, width=0.0625,
+        images=4, repeats=5, picture=(64, 48), epochs=2, width=0.0625,
         settings=("device=cpu", "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48", "data.workers=0"),
         segmentation=(
             "device=cpu", "solver.iter_max=2", "solver.iter_tb=1", "solver.iter_size=1", "solver.batch_size.train=1",

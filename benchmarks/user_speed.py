@@ -32,9 +32,9 @@ from benchmarks.program_runs import (
     launch,
     logged_values,
     rate_of_files,
+    recorded,
     repeat_set,
     run_module,
-    stage_memory,
     write_set,
 )
 from benchmarks.user_sizes import SETS, SIZES, STAGES, Published, Size
@@ -51,6 +51,7 @@ class Measured:
 
     Attributes:
         ours: images/s once it runs.
+        images: how many our program worked on.
         plain: the same of the plain program; 0 where there is none.
         start: seconds of the whole program beyond its images at that rate.
         waited: part of the time.
@@ -59,8 +60,9 @@ class Measured:
     """
 
     ours: float
+    images: int = 0
     plain: float = 0.0
-    start: float = 0.0
+    start: float | None = None
     waited: float | None = None
     memory: float | None = None
     busy: list[float] = field(default_factory=list)
@@ -93,8 +95,8 @@ class Bench:
             with gpu_busy(self.folder / "busy.txt") as busy:
                 row = measured[stage] = programs[stage]()
             row.busy = busy
-            if not row.start:
-                row.start = max(time.monotonic() - started - self._images(stage) / row.ours, 0.0)
+            if row.start is None:
+                row.start = max(time.monotonic() - started - row.images / row.ours, 0.0)
         if self.published is SETS["voc"]:
             for stage in stages:
                 measured[stage].plain = self._plain(stage)
@@ -107,12 +109,6 @@ class Bench:
         if stage in segments:
             return float(run_module("benchmarks.plain_segment", [*arguments, *self.size.plain_segmentation]))
         return float(run_module("benchmarks.plain_run", [*arguments, "--width", str(self.size.width), *self.size.plain]))
-
-    def _images(self, stage: str) -> int:
-        """Return how many images a stage's program works on."""
-        if stage == "train":
-            return self.size.epochs * self.size.images
-        return self.size.segmented if stage == "deeplab" else self.size.images
 
     def _launch(self, program: str, *more: str) -> None:
         overrides = [
@@ -132,12 +128,13 @@ class Bench:
     def _train(self) -> Measured:
         self._launch("scripts.train_l2g")
         logged = {n: logged_values(self.run_dir, n) for n in ("images_per_second", "loader_wait", "memory_gib")}
-        return _from_log(logged)
+        return _from_log(logged, self.size.epochs * self.size.images)
 
     def _infer(self) -> Measured:
         self._launch("scripts.test_l2g")
-        speed, memory = rate_of_files(self.run_dir / "cam_png"), stage_memory(self.run_dir, "test_l2g")
-        return Measured(speed, waited=inference(self.run_dir)["loader_wait"], memory=memory)
+        measured = _from_files(self.run_dir / "cam_png", self.run_dir, "test_l2g")
+        measured.waited = inference(self.run_dir)["loader_wait"]
+        return measured
 
     def _sweep(self) -> Measured:
         """Sweep the set, and the set `repeats` times over: the difference has no start-up in it."""
@@ -149,13 +146,13 @@ class Bench:
             lists = [f"data.{key}_list={folder / LIST_NAME}" for key in ("eval", "label")]
             self._launch("scripts.evaluate_cam", f"data.root={folder}", f"eval.cam_dir={cams}", *lists)
             seconds.append(time.monotonic() - started)
-        images = self.size.images
+        images, (_, memory) = self.size.images, recorded(self.run_dir, "evaluate_cam")
         speed = (self.size.repeats - 1) * images / max(seconds[1] - seconds[0], SHORTEST)
-        return Measured(speed, start=max(seconds[0] - images / speed, 0.0), memory=stage_memory(self.run_dir, "evaluate_cam"))
+        return Measured(speed, images, start=max(seconds[0] - images / speed, 0.0), memory=memory)
 
     def _labels(self) -> Measured:
         self._launch("scripts.gen_gt")
-        return Measured(rate_of_files(self.folder / "labels"), memory=stage_memory(self.run_dir, "gen_gt"))
+        return _from_files(self.folder / "labels", self.run_dir, "gen_gt")
 
     def _segment(self, command: str) -> None:
         settings = [
@@ -174,13 +171,14 @@ class Bench:
     def _deeplab(self) -> Measured:
         self._segment("train")
         path = self.segmentation / "logs" / "speed"
-        return _from_log({n: logged_values(path, n)[1:] for n in ("images_per_second", "loader_wait", "memory_gib")})
+        logged = {n: logged_values(path, n)[1:] for n in ("images_per_second", "loader_wait", "memory_gib")}
+        return _from_log(logged, recorded(self.segmentation, "deeplab_train")[0])
 
     def _evaluated(self, command: str) -> Measured:
         self._segment(command)
         kind = "_crf" if command == "crf" else ""
         folder = next(self.segmentation.glob(f"predictions/speed/*/val{kind}"))
-        return Measured(rate_of_files(folder), memory=stage_memory(self.segmentation, f"deeplab_{command}"))
+        return _from_files(folder, self.segmentation, f"deeplab_{command}")
 
 
 def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
@@ -189,14 +187,14 @@ def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
         "| stage | plain, images/s | ours, images/s | ratio | start, s | waited | GPU busy | peak memory | full run |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    hours = {stage: (row.start + full[stage] / row.ours) / 3600 for stage, row in measured.items()} if full else {}
+    hours = {stage: ((row.start or 0) + full[stage] / row.ours) / 3600 for stage, row in measured.items()} if full else {}
     for stage, row in measured.items():
         cells = [
             stage,
             f"{row.plain:.3g}" if row.plain else "",
             f"{row.ours:.3g}",
             f"{row.ours / row.plain:.2f}x" if row.plain else "",
-            f"{row.start:.1f}",
+            f"{row.start or 0:.1f}",
             "" if row.waited is None else f"{row.waited:.0%}",
             f"{statistics.mean(row.busy):.0f} %" if row.busy else "not measured",
             "" if row.memory is None else f"{row.memory:.1f} GiB",
@@ -208,9 +206,14 @@ def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:
     return "\n".join(lines)
 
 
-def _from_log(logged: dict[str, list[float]]) -> Measured:
+def _from_files(folder: Path, run_dir: Path, program: str) -> Measured:
+    images, memory = recorded(run_dir, program)
+    return Measured(rate_of_files(folder), images, memory=memory)
+
+
+def _from_log(logged: dict[str, list[float]], images: int) -> Measured:
     speed, waited = (statistics.median(logged[n]) for n in ("images_per_second", "loader_wait"))
-    return Measured(speed, waited=waited, memory=max(logged["memory_gib"]))
+    return Measured(speed, images, waited=waited, memory=max(logged["memory_gib"]))
 
 
 def run(size: str, settings: list[str], *, dataset: str = "voc", stages: tuple[str, ...] = STAGES) -> str:

@@ -21,7 +21,7 @@ def compile_in_place(module: nn.Module, device: torch.device, *, sizes_vary: boo
             of its own, which is faster and right where there are few (views, crops).
 
     Raises:
-        UserError: when there is no C++ compiler, which torch.compile needs.
+        UserError: on a CPU without a C++ compiler, which torch.compile needs.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:

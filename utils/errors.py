@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake in the user's input; the message says what was found, what was expected and what to do."""
+    """A mistake in the user's input; the message says what was found, what was expected and what to do.
+
+    A loader process hands an error on as its class, called with the error's whole traceback, which ends in the message: the
+    message alone is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.split(f"{__name__}.{type(self).__name__}: ")[-1].strip())
 
 
 def run_program(main: Callable[[list[str]], None]) -> None:
@@ -13,12 +20,7 @@ def run_program(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def sentence(error: UserError) -> str:
-    """Return the message alone: a loader process hands its errors on wrapped in its traceback."""
-    return str(error).split(f"{UserError.__module__}.{UserError.__name__}: ")[-1].strip()
