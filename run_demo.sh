@@ -13,8 +13,9 @@ SEG_CONFIG="${SEG_CONFIG:-configs/demo_dplv2.yaml}"
 INTERPRETER="${INTERPRETER:-}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
-IMAGES="${IMAGES:-200}"                  # training pictures
-PLAIN_EPOCHS="${PLAIN_EPOCHS:-31}"       # plain classification for as long as L2G trains, measured in time
+IMAGES="${IMAGES:-400}"                  # training pictures
+UNSEEN="${UNSEEN:-80}"                   # pictures that only the segmentation network is tested on
+PLAIN_EPOCHS="${PLAIN_EPOCHS:-22}"       # plain classification for as long as L2G trains, measured in time
 
 if [ -n "$INTERPRETER" ]; then
   python="$INTERPRETER"
@@ -24,7 +25,7 @@ else
 fi
 export OMP_NUM_THREADS=1
 
-"$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES"
+"$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES" --val "$UNSEEN"
 
 pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both fusions
   local name="$1" fusion
@@ -59,8 +60,11 @@ read -r -a overrides <<<"${SEG_OVERRIDES:-}"
 segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" "dataset.root=$DATA"
   "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/pseudo_saliency" "model.init_model=$run/model/final.pth"
   ${overrides[@]+"${overrides[@]}"})
-for command in train test crf; do
+unseen=("${segment[@]}" "dataset.val_list=$DATA/val_aug.txt" "dataset.split.val=val")
+"$python" -m deeplab train "${segment[@]}"
+for command in test crf; do
   "$python" -m deeplab "$command" "${segment[@]}"
+  "$python" -m deeplab "$command" "${unseen[@]}"
 done
 
 "$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"

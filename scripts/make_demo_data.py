@@ -3,8 +3,8 @@
     python -m scripts.make_demo_data                                        # 300 + 80 pictures of 128 x 128 in data/demo
     python -m scripts.make_demo_data --out data/demo --train 300 --val 80 --size 128 --seed 0
 
-The creatures share one plain body in any colour and differ in one small part (ears, horn, feelers, spikes, tail), so that a
-plain CAM lights the part and not the creature. Written are
+The creatures share one plain body in any colour and differ in one small part of its own colour (ears, horn, feelers, spikes,
+tail), so that a plain CAM lights the part and not the creature. Written are
 
     JPEGImages/<id>.jpg  SegmentationClassAug/<id>.png (0 background, class + 1)  Sal/<id>.png (imperfect saliency)
     train_cls.txt, val_cls.txt    '<id> <class> ...', classes 0-based
@@ -37,7 +37,7 @@ from utils.parallel import map_progress
 
 IMAGES, LABELS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
 MANIFEST = "demo.json"
-GENERATOR = 1  # raise when the drawing changes, so that folders of an older drawing are noticed
+GENERATOR = 2  # raise when the drawing changes, so that folders of an older drawing are noticed
 JPEG_QUALITY = 92
 SIZES = (32, 1024)  # picture sides that make sense
 

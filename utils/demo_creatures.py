@@ -1,4 +1,4 @@
-"""The six creatures of the demo set: one plain body in any colour, told apart by one small part each.
+"""The six creatures of the demo set: one plain body in any colour, told apart by one small part of its own colour each.
 
 Coordinates: the body's centre is (0, 0), its half-height 0.5; y points down, the creature looks to the right.
 """
@@ -16,6 +16,7 @@ FUR_CELLS = (12, 10)  # blobs of fur down and across a body
 FUR_CONTRAST = np.float32(0.05)
 WHITE: Colour = (0.97, 0.97, 0.95)
 DARK: Colour = (0.10, 0.08, 0.10)
+PART_SIZES = (1.03, 1.32)  # range of size factors of a class's part
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Look:
 
     coat: Colour  # body
     trim: Colour  # belly, markings, inner ears
-    accent: Colour  # horns, knobs, spikes: any hue
     width: float  # half-width of the body
     belly: float  # how far down the wide part sits
     gaze: float  # shift of the face, negative to the left
@@ -41,11 +41,10 @@ def random_look(rng: np.random.Generator) -> Look:
     return Look(
         coat=coat,
         trim=mix(coat, WHITE, 0.55) if rng.uniform() < 0.7 else hsv(hue + 0.08, saturation, value * 0.62),
-        accent=hsv(rng.uniform(), rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.98)),
         width=rng.uniform(0.36, 0.45),
         belly=rng.uniform(0.04, 0.24),
         gaze=rng.uniform(-0.07, 0.09),
-        part=rng.uniform(0.9, 1.15),
+        part=rng.uniform(*PART_SIZES),
         lean=rng.uniform(-1, 1),
         markings=str(rng.choice(["none", "belly", "spots", "stripes"])),
     )
@@ -53,13 +52,13 @@ def random_look(rng: np.random.Generator) -> Look:
 
 def draw_creature(pen: Pen, part_pen: Pen, kind: str, look: Look, rng: np.random.Generator) -> None:
     """Draw one creature of class `kind` (a key of `PARTS`), about 1 high; `part_pen` adds the part that tells its class."""
-    back, front = PARTS[kind]
-    back(part_pen, look)
+    part = PARTS[kind]
+    part.back(part_pen, look, part.colour)
     _draw_feet(pen, look)
     _draw_body(pen, look, rng)
     _draw_arms(pen, look)
     _draw_face(pen, look, rng)
-    front(part_pen, look)
+    part.front(part_pen, look, part.colour)
 
 
 def _draw_feet(pen: Pen, look: Look) -> None:
@@ -117,48 +116,46 @@ def _bend(*corners: tuple[float, float]) -> FloatArray:
     return smooth(*corners, closed=False)
 
 
-def _nothing(pen: Pen, look: Look) -> None:
+def _nothing(pen: Pen, look: Look, colour: Colour) -> None:
     """Some classes have nothing behind, others nothing in front of the body."""
 
 
-def _long_ears(pen: Pen, look: Look) -> None:
+def _long_ears(pen: Pen, look: Look, colour: Colour) -> None:
     for side in (-1, 1):
         bend = 0.07 * look.lean + side * 0.06
         spine = _bend(
             (side * 0.13, -0.40), (side * 0.16 + bend * 0.3, -0.58), (side * 0.17 + bend * 1.4, -0.42 - 0.40 * look.part)
         )
-        pen.fill(tube(spine, [0.06, 0.085, 0.085, 0.025]), look.coat, round=True, outline=OUTLINE)
-        pen.fill(tube(spine[2:-2], [0.03, 0.042, 0.04, 0.012]), mix(look.trim, (0.98, 0.60, 0.65), 0.5))
+        pen.fill(tube(spine, [0.06, 0.085, 0.085, 0.025]), colour, round=True, outline=OUTLINE)
+        pen.fill(tube(spine[2:-2], [0.03, 0.042, 0.04, 0.012]), mix(colour, WHITE, 0.4))
 
 
-def _round_ears(pen: Pen, look: Look) -> None:
+def _round_ears(pen: Pen, look: Look, colour: Colour) -> None:
     radius = 0.145 * look.part
     for side in (-1, 1):
         x, y = side * (look.width * 0.66), -0.455
-        pen.fill(ellipse(x, y, radius, radius), look.coat, round=True, outline=OUTLINE)
-        pen.fill(ellipse(x, y, radius * 0.58, radius * 0.58), mix(look.trim, DARK, 0.25), round=True)
+        pen.fill(ellipse(x, y, radius, radius), colour, round=True, outline=OUTLINE)
+        pen.fill(ellipse(x, y, radius * 0.58, radius * 0.58), mix(colour, WHITE, 0.3), round=True)
 
 
-def _horn(pen: Pen, look: Look) -> None:
+def _horn(pen: Pen, look: Look, colour: Colour) -> None:
     tip = np.asarray([look.gaze + 0.09 + 0.10 * look.lean, -0.44 - 0.38 * look.part], np.float32)
     left, right = np.asarray([look.gaze - 0.06, -0.36], np.float32), np.asarray([look.gaze + 0.10, -0.37], np.float32)
-    pen.fill(np.stack([left, tip, right]), mix(look.accent, WHITE, 0.35), round=True, outline=OUTLINE)
+    pen.fill(np.stack([left, tip, right]), colour, round=True, outline=OUTLINE)
     for share in (0.15, 0.38, 0.60):
-        pen.line(
-            np.stack([left + (tip - left) * share, right + (tip - right) * (share + 0.12)]), mix(look.accent, DARK, 0.5), 0.022
-        )
+        pen.line(np.stack([left + (tip - left) * share, right + (tip - right) * (share + 0.12)]), mix(colour, DARK, 0.5), 0.022)
 
 
-def _feelers(pen: Pen, look: Look) -> None:
+def _feelers(pen: Pen, look: Look, colour: Colour) -> None:
     for side in (-1, 1):
         x = side * 0.25 + 0.06 * look.lean
         y = -0.46 - 0.26 * look.part
         spine = _bend((side * 0.08, -0.42), (side * 0.10, -0.60), (x, y))
-        pen.fill(tube(spine, [0.022, 0.022]), mix(look.coat, DARK, 0.55), outline=OUTLINE * 0.5)
-        pen.fill(ellipse(x, y, 0.078, 0.078), look.accent, round=True, outline=OUTLINE)
+        pen.fill(tube(spine, [0.03, 0.03]), mix(colour, DARK, 0.3), outline=OUTLINE * 0.5)
+        pen.fill(ellipse(x, y, 0.125, 0.125), colour, round=True, outline=OUTLINE)
 
 
-def _spikes(pen: Pen, look: Look) -> None:
+def _spikes(pen: Pen, look: Look, colour: Colour) -> None:
     """A crest of four spikes over the back of the head and the back."""
     for angle, height in ((-1.75, 0.17), (-2.20, 0.20), (-2.65, 0.20), (-3.10, 0.17)):
         base = np.asarray([np.cos(angle) * look.width, np.sin(angle) * 0.5], np.float32)
@@ -166,25 +163,34 @@ def _spikes(pen: Pen, look: Look) -> None:
         across = np.asarray([-outward[1], outward[0]], np.float32) * 0.095
         tip = base + outward * height * look.part + across * 0.3 * look.lean
         inner = base - outward * 0.06
-        pen.fill(np.stack([inner + across, tip, inner - across]), look.accent, round=True, outline=OUTLINE)
+        pen.fill(np.stack([inner + across, tip, inner - across]), colour, round=True, outline=OUTLINE)
 
 
-def _bushy_tail(pen: Pen, look: Look) -> None:
+def _bushy_tail(pen: Pen, look: Look, colour: Colour) -> None:
     """A tail that curls up behind the back, with a pale tip."""
     top = -0.02 - 0.20 * look.part + 0.05 * look.lean
     spine = _bend((-0.26, 0.40), (-0.52, 0.36), (-0.63, 0.12), (-0.56, top), (-0.68, top - 0.12))
-    pen.fill(tube(spine, [0.05, 0.12, 0.14, 0.13, 0.03]), mix(look.coat, DARK, 0.10), round=True, outline=OUTLINE)
-    pen.fill(tube(spine[-12:], [0.06, 0.075, 0.05, 0.01]), mix(look.coat, WHITE, 0.65), round=True)
+    pen.fill(tube(spine, [0.05, 0.12, 0.14, 0.13, 0.03]), mix(colour, DARK, 0.10), round=True, outline=OUTLINE)
+    pen.fill(tube(spine[-12:], [0.06, 0.075, 0.05, 0.01]), mix(colour, WHITE, 0.65), round=True)
 
 
-PARTS: dict[str, tuple[Callable[[Pen, Look], None], Callable[[Pen, Look], None]]] = {
-    "bunny": (_long_ears, _nothing),
-    "bear": (_round_ears, _nothing),
-    "unicorn": (_nothing, _horn),
-    "beetle": (_feelers, _nothing),
-    "dragon": (_spikes, _nothing),
-    "squirrel": (_bushy_tail, _nothing),
+@dataclass(frozen=True)
+class Part:
+    """What tells a class from the others."""
+
+    back: Callable[[Pen, Look, Colour], None]  # draws what is behind the body
+    front: Callable[[Pen, Look, Colour], None]  # draws what is in front of it
+    colour: Colour  # the same in all pictures: a classifier learns it in the demo's few minutes, mere outlines it memorises
+
+
+PARTS: dict[str, Part] = {
+    "bunny": Part(_long_ears, _nothing, (0.98, 0.62, 0.70)),
+    "bear": Part(_round_ears, _nothing, (0.45, 0.28, 0.15)),
+    "unicorn": Part(_nothing, _horn, (1.00, 0.85, 0.20)),
+    "beetle": Part(_feelers, _nothing, (0.10, 0.35, 0.95)),
+    "dragon": Part(_spikes, _nothing, (0.10, 0.70, 0.25)),
+    "squirrel": Part(_bushy_tail, _nothing, (0.95, 0.38, 0.08)),
 }
-"""Class name -> what is drawn behind and in front of the body; the order is the class order of the data set."""
+"""Class name -> its part; the order is the class order of the data set."""
 
 CREATURES = tuple(PARTS)

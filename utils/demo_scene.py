@@ -14,7 +14,7 @@ from utils.demo_shapes import ellipse
 from utils.demo_things import draw_thing
 
 SPLITS = ("train", "val")
-CREATURE_COUNTS = (0.38, 0.40, 0.22)  # chances of 1, 2, 3 creatures
+CREATURE_COUNTS = (0.50, 0.35, 0.15)  # chances of 1, 2, 3 creatures
 THING_COUNTS = (0.25, 0.45, 0.30)  # chances of 0, 1, 2 unlabelled things
 HEIGHTS = ((0.42, 0.62), (0.33, 0.46), (0.28, 0.39))  # body height in picture sides, for 1, 2, 3 creatures
 THING_HEIGHTS = (0.18, 0.34)

@@ -91,7 +91,7 @@ def test_the_demo_runs_from_data_to_report(tmp_path: Path) -> None:
     segment = "model.width=0.0625 image.size.train=49 solver.iter_max=2 solver.batch_size.train=4 threads=1 crf.workers=1"
     environment = {
         **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6",
-        "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment,
+        "UNSEEN": "2", "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment,
     }  # fmt: skip
     settings = ["train.epochs=2", "train.classify_epochs=1", "train.batch_size=3", "train.images_every=0", "model.width=0.0625",
                 "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48"]  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_demo_runs_from_data_to_report(tmp_path: Path) -> None:
         done = subprocess.run([ROOT / "run_demo.sh", *settings], capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert "| plain CAM |" in done.stdout
-        assert "DeepLab + CRF mIoU" in done.stdout
+        assert "DeepLab + CRF mIoU (train)" in done.stdout and "DeepLab + CRF mIoU (val)" in done.stdout
         assert (runs / f"{name}_l2g" / "report" / "index.html").stat().st_size > 1000
         assert list((runs / f"{name}_l2g" / "pictures").glob("*.png"))
     finally:

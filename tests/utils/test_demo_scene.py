@@ -1,12 +1,13 @@
 """The demo set's drawings: deterministic, exactly masked, balanced and of the intended difficulty."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from utils.demo_canvas import Canvas, Frame
-from utils.demo_creatures import CREATURES, draw_creature, random_look
+from utils.demo_canvas import Canvas, Colour, Frame
+from utils.demo_creatures import CREATURES, PARTS, draw_creature, random_look
 from utils.demo_scene import Scene, draw_scene
 from utils.demo_shapes import ellipse, hsv, polygon, smooth, tube
 
@@ -84,6 +85,20 @@ def test_creatures_differ_only_in_their_part() -> None:
     both = ~np.isnan(first) & ~np.isnan(second)
     assert both.mean() > 0.1
     assert np.array_equal(first[both], second[both])
+
+
+@pytest.mark.parametrize("kind", CREATURES)
+def test_a_part_has_the_colour_of_its_class_whatever_the_coat(kind: str) -> None:
+    def part(coat: Colour) -> np.ndarray:
+        canvas, rng = Canvas(64), np.random.default_rng(2)
+        frame = Frame((canvas.side / 2, canvas.side / 2), canvas.side * 0.5)
+        look = replace(random_look(rng), coat=coat, trim=coat)
+        draw_creature(canvas.pen(frame, 1), canvas.pen(frame, 2), kind, look, rng)
+        return canvas.rgb[canvas.owner == 2]
+
+    red, blue = part((0.9, 0.1, 0.1)), part((0.1, 0.1, 0.9))
+    assert len(red) > 50 and np.array_equal(red, blue)
+    assert len({PARTS[name].colour for name in CREATURES}) == len(CREATURES)
 
 
 def test_strokes_outside_the_canvas_are_ignored() -> None:
