@@ -21,7 +21,7 @@ from utils.report_curves import Curve
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 # Read on white and on near-black alike, and told apart without colour vision by their brightness and dashes.
-LINES = ("#2f7fd0", "#e07b39", "#3aa076", "#b86bc4", "#c9a227", "#8a8f98")
+LINES = ("#2f7fd0", "#e07b39", "#3aa076", "#b86bc4", "#c9a227", "#8a8f98", "#d1495b", "#7a5c3e")
 DASHES = ("-", "--", "-.", ":")
 STRONG = "#2f7fd0"
 # Inches: narrow, so that text keeps its size on a phone.

@@ -41,7 +41,7 @@ class Stage:
     """A stage that makes label maps, and how good they are.
 
     Attributes:
-        key: short name, unique in a run and the same in all runs, e.g. "cam", "pseudo_saliency", "deeplab_crf".
+        key: short name, unique in a run and the same in all runs, e.g. "cam", "pseudo_saliency", "deeplab_crf_val".
         title: for people.
         output: what its program wrote, as in stages.json.
         programs: names of the programs that made it, in stages.json.
@@ -85,12 +85,19 @@ def read_stages(files: RunFiles) -> list[Stage]:
     stages = [_cam_stage(files, path) for path in files.cam_results]
     stages += [_label_stage(files, path) for path in files.label_results]
     stages += [_deeplab_stage(files, path) for path in files.deeplab_scores]
-    seen: dict[str, int] = {}
-    for stage in stages:
-        seen[stage.key] = seen.get(stage.key, 0) + 1
-        if seen[stage.key] > 1:
-            stage.key, stage.title = f"{stage.key}_{seen[stage.key]}", f"{stage.title} ({seen[stage.key]})"
+    for title in dict.fromkeys(stage.title for stage in stages):
+        _tell_apart([stage for stage in stages if stage.title == title])
     return stages
+
+
+def _tell_apart(alike: Sequence[Stage]) -> None:
+    """Give stages of one title titles and keys of their own: by the sets of images they saw, else by numbers."""
+    by_split = len({stage.split for stage in alike}) == len(alike) > 1
+    for number, stage in enumerate(alike, start=1):
+        if by_split:
+            stage.title += f", {stage.split}"
+        elif number > 1:
+            stage.key, stage.title = f"{stage.key}_{number}", f"{stage.title} ({number})"
 
 
 def _cam_stage(files: RunFiles, path: Path) -> Stage:
@@ -177,7 +184,7 @@ def _deeplab_stage(files: RunFiles, path: Path) -> Stage:
     output = Path(*path.parts[:-5])
     predictions = output / "predictions" / experiment / model / (f"{split}_crf" if crf else split)
     stage = Stage(
-        key="deeplab_crf" if crf else "deeplab",
+        key=f"deeplab_{'crf' if crf else 'test'}_{split_name(split)}",  # the set too: runs are compared by key
         title="DeepLab + CRF" if crf else "DeepLab",
         output=str(predictions),
         programs=("deeplab_crf",) if crf else ("deeplab_train", "deeplab_test"),

@@ -146,6 +146,22 @@ def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_segmentation_stages_are_told_apart_and_compared_by_their_images(tmp_path: Path) -> None:
+    import shutil
+
+    run, other = make_run(tmp_path), make_run(tmp_path, "other", shift=2)
+    for folder in (run / "deeplab", other / "deeplab"):
+        for path in [*folder.glob("scores/exp/net/val"), *folder.glob("predictions/exp/net/val*")]:
+            shutil.copytree(path, path.with_name(path.name.replace("val", "train")))
+            if folder.parent == run:
+                shutil.rmtree(path)
+    _report("--run", other, "--run", run)
+    alone, both = Page(other / "report/index.html").text, Page(other / "report/vs_run.html").text
+    assert "DeepLab, val" in alone and "DeepLab + CRF, train" in alone and "DeepLab (2)" not in alone
+    assert "DeepLab, train" in both and "DeepLab, val" not in both
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_configuration_names_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, deeplab=False)
     _report("--config", run / "ms/result.yaml", "--out", tmp_path / "page")
