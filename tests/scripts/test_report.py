@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,6 @@ def test_scores_reach_tensorboard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", ["nothing", "ms", "pseudo_saliency", "deeplab", "tb"])
 def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
-    import shutil
-
     run = make_run(tmp_path)
     for path in list(run.iterdir()):
         if path.is_dir() and path.name != left:
@@ -147,8 +146,6 @@ def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
 
 @pytest.mark.usefixtures("no_figures")
 def test_segmentation_stages_are_told_apart_and_compared_by_their_images(tmp_path: Path) -> None:
-    import shutil
-
     run, other = make_run(tmp_path), make_run(tmp_path, "other", shift=2)
     for folder in (run / "deeplab", other / "deeplab"):
         for path in [*folder.glob("scores/exp/net/val"), *folder.glob("predictions/exp/net/val*")]:
