@@ -2,7 +2,7 @@
 
     python -m benchmarks.numerics                              # on the first GPU: fp32, bf16, compiled, both
     python -m benchmarks.numerics --device cpu --variants bf16 --pictures 64 --classify 2 --transfer 2   # minutes
-    python -m benchmarks.numerics --classify 11 --transfer 7 --seeds 0,1,2     # the demo's whole schedule
+    python -m benchmarks.numerics --pictures 400 --classify 13 --transfer 3 --seeds 0,1,2    # the demo's whole schedule
 
 The demo's pictures and configs/l2g_demo.yaml. A float32 training of `--classify` epochs is the common start; each variant then
 does the `--transfer` epochs of L2G and writes CAMs, all with the real programs. Printed is, for each variant against fp32, the

@@ -67,7 +67,7 @@ def _sheet(run: Run) -> Picture | None:
     writer = TileWriter(pictures, {stage.key: stage.short for stage in run.stages}, Path(), "")
     splits = list(dict.fromkeys(task.split for task in tasks))
     rows = [
-        [(caption.partition(" of labels")[0].partition(" of Deep")[0], picture) for caption, picture in writer.drawings(task)]
+        [("errors" if caption.startswith("errors of ") else caption, picture) for caption, picture in writer.drawings(task)]
         for position, split in enumerate(splits)
         for task in _typical(
             pictures, [t for t in tasks if t.split == split], IMAGES // len(splits) + (position < IMAGES % len(splits))

@@ -73,7 +73,7 @@ class Stage:
     @property
     def short(self) -> str:
         """Return the title for captions below small pictures."""
-        return self.title.replace("Pseudo labels", "labels")
+        return self.title.replace("Pseudo labels", "labels").replace("DeepLab + CRF, ", "CRF, ")
 
 
 def read_stages(files: RunFiles) -> list[Stage]:
