@@ -140,7 +140,7 @@ def _round_ears(pen: Pen, look: Look, colour: Colour) -> None:
 
 def _horn(pen: Pen, look: Look, colour: Colour) -> None:
     tip = np.asarray([look.gaze + 0.09 + 0.10 * look.lean, -0.44 - 0.38 * look.part], np.float32)
-    left, right = np.asarray([look.gaze - 0.06, -0.36], np.float32), np.asarray([look.gaze + 0.10, -0.37], np.float32)
+    left, right = np.asarray([look.gaze - 0.10, -0.36], np.float32), np.asarray([look.gaze + 0.14, -0.37], np.float32)
     pen.fill(np.stack([left, tip, right]), colour, round=True, outline=OUTLINE)
     for share in (0.15, 0.38, 0.60):
         pen.line(np.stack([left + (tip - left) * share, right + (tip - right) * (share + 0.12)]), mix(colour, DARK, 0.5), 0.022)
@@ -157,10 +157,10 @@ def _feelers(pen: Pen, look: Look, colour: Colour) -> None:
 
 def _spikes(pen: Pen, look: Look, colour: Colour) -> None:
     """A crest of four spikes over the back of the head and the back."""
-    for angle, height in ((-1.75, 0.17), (-2.20, 0.20), (-2.65, 0.20), (-3.10, 0.17)):
+    for angle, height in ((-1.75, 0.22), (-2.20, 0.26), (-2.65, 0.26), (-3.10, 0.22)):
         base = np.asarray([np.cos(angle) * look.width, np.sin(angle) * 0.5], np.float32)
         outward = base / np.linalg.norm(base)
-        across = np.asarray([-outward[1], outward[0]], np.float32) * 0.095
+        across = np.asarray([-outward[1], outward[0]], np.float32) * 0.115
         tip = base + outward * height * look.part + across * 0.3 * look.lean
         inner = base - outward * 0.06
         pen.fill(np.stack([inner + across, tip, inner - across]), colour, round=True, outline=OUTLINE)
@@ -186,10 +186,10 @@ class Part:
 PARTS: dict[str, Part] = {
     "bunny": Part(_long_ears, _nothing, (0.98, 0.62, 0.70)),
     "bear": Part(_round_ears, _nothing, (0.45, 0.28, 0.15)),
-    "unicorn": Part(_nothing, _horn, (1.00, 0.85, 0.20)),
+    "unicorn": Part(_nothing, _horn, (1.00, 0.88, 0.10)),
     "beetle": Part(_feelers, _nothing, (0.10, 0.35, 0.95)),
-    "dragon": Part(_spikes, _nothing, (0.10, 0.70, 0.25)),
-    "squirrel": Part(_bushy_tail, _nothing, (0.95, 0.38, 0.08)),
+    "dragon": Part(_spikes, _nothing, (0.90, 0.08, 0.10)),
+    "squirrel": Part(_bushy_tail, _nothing, (0.92, 0.50, 0.12)),
 }
 """Class name -> its part; the order is the class order of the data set."""
 
