@@ -17,6 +17,8 @@ from utils.stage_record import read_stage_records
 
 PAIRS = 6
 MINUTE, HOUR = 60, 3600
+TRAININGS = ("train_l2g", "deeplab_train")
+OUTPUT_PARTS = 4  # predictions/<id>/<model>/<split>
 # In the order of the pipeline.
 PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", "deeplab_train", "deeplab_test", "deeplab_crf")
 # Pairs below this share of the class's pixels are no news.
@@ -113,8 +115,7 @@ def training_card(files: RunFiles, settings: Mapping[str, Any], timings: Sequenc
 def stage_card(stage: Stage, timings: Sequence[Timing]) -> Card:
     """Return the card of a stage that makes label maps."""
     headline = "" if stage.mean_iou is not None else "no ground truth"
-    output = None if stage.key.startswith("deeplab") else stage.output
-    return Card(stage.title, stage.mean_iou, headline, [*stage.facts, *_took(timings, stage.programs, output)])
+    return Card(stage.title, stage.mean_iou, headline, [*stage.facts, *_took(timings, stage.programs, stage.output)])
 
 
 def class_rows(stages: Sequence[Stage], names: Sequence[str]) -> list[tuple[str, list[ClassCell]]]:
@@ -140,11 +141,18 @@ def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confus
 
 
 def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Return time and memory of the programs that wrote `output` (None: any)."""
-    mine = [t for t in timings if t.program in programs and (output is None or Path(t.output) == Path(output))]
+    """Return time and memory of the programs that wrote `output` (None: any), and of the training they needed."""
+    mine = [
+        t for t in timings if t.program in programs and (output is None or t.program in TRAININGS or _same(t.output, output))
+    ]
     if not mine:
         return []
     return [("time", duration(sum(t.seconds for t in mine))), ("peak memory", mine[-1].memory)]
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two paths mean one output, also of a run that was moved or is named by its absolute path."""
+    return Path(one).parts[-OUTPUT_PARTS:] == Path(other).parts[-OUTPUT_PARTS:]
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Parts of the report: choice of images, error maps, confused pairs, thinned curves, figures, settings."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -8,9 +9,9 @@ from utils.report_compare import setting_differences
 from utils.report_curves import MOST_POINTS, thin
 from utils.report_figures import VARIABLES, confusion_figure, curves_figure
 from utils.report_images import ImageScores, ImageTask, StageScore, choose
-from utils.report_overview import confused_pairs, duration
+from utils.report_overview import Timing, confused_pairs, duration, stage_card
 from utils.report_settings import flatten, show_value
-from utils.report_stages import split_name
+from utils.report_stages import LabelMaps, Stage, split_name
 from utils.report_tiles import CONFUSED, INVENTED, MISSED, RIGHT_DIMMED, UNKNOWN_GREY, error_map
 
 
@@ -56,6 +57,18 @@ def test_confused_pairs_are_shares_of_the_true_class() -> None:
     assert [(p.truth, p.predicted, p.share) for p in found.classes] == [("dog", "cat", 0.5), ("cat", "dog", 0.2)]
     assert [(p.truth, p.share) for p in found.missed] == [("cat", 0.2)]
     assert {p.predicted for p in found.invented} == {"cat", "dog"}
+
+
+def test_card_of_a_segmentation_stage_has_the_times_of_its_own_images() -> None:
+    folder = "deeplab/predictions/exp/net"
+    timings = [
+        Timing("deeplab_train", 9, 60.0, "1 GiB", "runs/a/deeplab/models/exp/net/train"),
+        Timing("deeplab_test", 8, 20.0, "2 GiB", f"runs/a/{folder}/train"),
+        Timing("deeplab_test", 2, 5.0, "3 GiB", f"runs/a/{folder}/val"),
+    ]
+    programs = ("deeplab_train", "deeplab_test")
+    stage = Stage("deeplab_test_val", "DeepLab", f"/moved/a/{folder}/val", programs, LabelMaps(Path()), 0.5)
+    assert dict(stage_card(stage, timings).facts) == {"time": duration(65), "peak memory": "3 GiB"}
 
 
 def test_long_curves_are_averaged() -> None:
