@@ -1,7 +1,7 @@
 """Write the embedded demo set: a small picture book of six creatures, in the VOC layout.
 
-    python -m scripts.make_demo_data                                        # 300 + 80 pictures of 128 x 128 in data/demo
-    python -m scripts.make_demo_data --out data/demo --train 300 --val 80 --size 128 --seed 0
+    python -m scripts.make_demo_data                                        # 400 + 80 pictures of 128 x 128 in data/demo
+    python -m scripts.make_demo_data --out data/demo --train 400 --val 80 --size 128 --seed 0
 
 The creatures share one plain body in any colour and differ in one small part of its own colour (ears, horn, feelers, spikes,
 tail), so that a plain CAM lights the part and not the creature. Written are
@@ -46,7 +46,7 @@ SIZES = (32, 1024)  # picture sides that make sense
 class DemoSettings:
     """What decides every byte of the set."""
 
-    train: int = 300  # pictures of the train split, > 0
+    train: int = 400  # pictures of the train split, > 0
     val: int = 80  # pictures of the val split, > 0
     size: int = 128  # picture side, pixels
     seed: int = 0  # >= 0
@@ -138,7 +138,8 @@ def _prepare_folder(out: Path, settings: DemoSettings, overwrite: bool) -> None:
         _remove_pictures(out, present)
     elif present != settings:
         raise UserError(
-            f"{out} holds a demo set with {_differences(present, settings)}; give its settings, another --out, or --overwrite"
+            f"{out} holds a demo set with {_differences(present, settings)}; choose another --out (run_demo.sh: DATA=<folder>), "
+            f"or replace it: python -m scripts.make_demo_data --out {out} --overwrite"
         )
     for folder in (IMAGES, LABELS, SALIENCY):
         (out / folder).mkdir(parents=True, exist_ok=True)
