@@ -138,7 +138,7 @@ def _prepare_folder(out: Path, settings: DemoSettings, overwrite: bool) -> None:
         _remove_pictures(out, present)
     elif present != settings:
         raise UserError(
-            f"{out} holds a demo set with {_differences(present, settings)}; choose another --out (run_demo.sh: DATA=<folder>), "
+            f"{out} holds a demo set with {_differences(present, settings)}; choose another --out (run_demo.sh: DATA=...), "
             f"or replace it: python -m scripts.make_demo_data --out {out} --overwrite"
         )
     for folder in (IMAGES, LABELS, SALIENCY):
