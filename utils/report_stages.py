@@ -86,18 +86,19 @@ def read_stages(files: RunFiles) -> list[Stage]:
     stages += [_label_stage(files, path) for path in files.label_results]
     stages += [_deeplab_stage(files, path) for path in files.deeplab_scores]
     for title in dict.fromkeys(stage.title for stage in stages):
-        _tell_apart([stage for stage in stages if stage.title == title])
+        alike = [stage for stage in stages if stage.title == title]
+        if len({stage.split for stage in alike}) > 1:
+            for stage in alike:
+                stage.title += f", {stage.split}" if stage.split else ""
+    keys, titles = _numbered([s.key for s in stages], "{}_{}"), _numbered([s.title for s in stages], "{} ({})")
+    for stage, key, title in zip(stages, keys, titles, strict=True):
+        stage.key, stage.title = key, title
     return stages
 
 
-def _tell_apart(alike: Sequence[Stage]) -> None:
-    """Give stages of one title titles and keys of their own: by the sets of images they saw, else by numbers."""
-    by_split = len({stage.split for stage in alike}) == len(alike) > 1
-    for number, stage in enumerate(alike, start=1):
-        if by_split:
-            stage.title += f", {stage.split}"
-        elif number > 1:
-            stage.key, stage.title = f"{stage.key}_{number}", f"{stage.title} ({number})"
+def _numbered(names: Sequence[str], form: str) -> list[str]:
+    """Return the names with those that occur before numbered from 2 on."""
+    return [form.format(name, n) if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
 
 
 def _cam_stage(files: RunFiles, path: Path) -> Stage:

@@ -13,6 +13,8 @@ import pytest
 from scripts.report import main
 from tests.report_runs import IMAGES, make_run
 from utils.errors import UserError
+from utils.report_files import find_files
+from utils.report_stages import read_stages
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -156,6 +158,18 @@ def test_segmentation_stages_are_told_apart_and_compared_by_their_images(tmp_pat
     alone, both = Page(other / "report/index.html").text, Page(other / "report/vs_run.html").text
     assert "DeepLab, val" in alone and "DeepLab + CRF, train" in alone and "DeepLab (2)" not in alone
     assert "DeepLab, train" in both and "DeepLab, val" not in both
+
+
+def test_labels_of_two_sets_in_one_run_are_two_stages(tmp_path: Path) -> None:
+    run = make_run(tmp_path, deeplab=False)
+    other = shutil.copytree(run / "pseudo_saliency", run / "pseudo_val")
+    settings = other / "pseudo_labels.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("train_aug", "val_aug"))
+    assert settings.read_text() != text
+    stages = read_stages(find_files(run))
+    assert [stage.key for stage in stages] == ["cam", "pseudo_saliency", "pseudo_saliency_2"]
+    assert [stage.title for stage in stages[1:]] == ["Pseudo labels, saliency, train", "Pseudo labels, saliency, val"]
 
 
 @pytest.mark.usefixtures("no_figures")
