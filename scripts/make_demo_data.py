@@ -139,7 +139,7 @@ def _prepare_folder(out: Path, settings: DemoSettings, overwrite: bool) -> None:
     elif present != settings:
         raise UserError(
             f"{out} holds a demo set with {_differences(present, settings)}; choose another --out (run_demo.sh: DATA=...), "
-            f"or replace it: python -m scripts.make_demo_data --out {out} --overwrite"
+            f"or replace it: python -m scripts.make_demo_data --out {out} {_options(settings)} --overwrite"
         )
     for folder in (IMAGES, LABELS, SALIENCY):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,10 @@ def _read_manifest(out: Path) -> DemoSettings | None:
 def _differences(present: DemoSettings, wanted: DemoSettings) -> str:
     now, then = asdict(wanted), asdict(present)
     return ", ".join(f"{key} {then[key]} (asked: {now[key]})" for key in now if now[key] != then[key])
+
+
+def _options(settings: DemoSettings) -> str:
+    return " ".join(f"--{name} {value}" for name, value in asdict(settings).items() if name != "generator")
 
 
 def _remove_pictures(out: Path, settings: DemoSettings) -> None:

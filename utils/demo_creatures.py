@@ -24,7 +24,7 @@ class Look:
     """What varies from one creature to the next, whatever its class. Lengths in body heights."""
 
     coat: Colour  # body
-    trim: Colour  # belly, markings, inner ears
+    trim: Colour  # belly, markings
     width: float  # half-width of the body
     belly: float  # how far down the wide part sits
     gaze: float  # shift of the face, negative to the left
