@@ -17,10 +17,10 @@ from utils.stage_record import read_stage_records
 
 PAIRS = 6
 MINUTE, HOUR = 60, 3600
-TRAININGS = ("train_l2g", "deeplab_train")
+SEGMENTATION_TRAINING = "deeplab_train"
 OUTPUT_PARTS = 4  # predictions/<id>/<model>/<split>
 # In the order of the pipeline.
-PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", "deeplab_train", "deeplab_test", "deeplab_crf")
+PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", SEGMENTATION_TRAINING, "deeplab_test", "deeplab_crf")
 # Pairs below this share of the class's pixels are no news.
 LEAST_SHARE = 0.005
 
@@ -80,7 +80,7 @@ def read_timings(files: RunFiles) -> list[Timing]:
         summary = read_json(path)
         if "seconds" in summary:
             memory = _memory(summary.get("peak_memory_gib"), None, str(summary.get("device", "")))
-            name = "deeplab_train" if files.deeplab in path.parents else "train_l2g"
+            name = SEGMENTATION_TRAINING if files.deeplab in path.parents else "train_l2g"
             timings.append(Timing(name, int(summary.get("images", 0)), float(summary["seconds"]), memory, str(path.parent)))
     known = {timing.program for timing in timings}
     for path in files.records:
@@ -143,7 +143,9 @@ def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confus
 def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None) -> list[tuple[str, str]]:
     """Return time and memory of the programs that wrote `output` (None: any), and of the training they needed."""
     mine = [
-        t for t in timings if t.program in programs and (output is None or t.program in TRAININGS or _same(t.output, output))
+        t
+        for t in timings
+        if t.program in programs and (output is None or t.program == SEGMENTATION_TRAINING or _same(t.output, output))
     ]
     if not mine:
         return []
