@@ -31,9 +31,9 @@ pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both f
   local name="$1" fusion
   shift
   local common=(--config "$CONFIG" "name=$name" "seed=$SEED" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@")
-  "$python" -m scripts.train_l2g "${common[@]}"
-  "$python" -m scripts.test_l2g "${common[@]}" cam.overwrite=true
-  "$python" -m scripts.evaluate_cam "${common[@]}"
+  "$python" -m scripts.train "${common[@]}"
+  "$python" -m scripts.make_cams "${common[@]}" cam.overwrite=true
+  "$python" -m scripts.evaluate_cams "${common[@]}"
   for fusion in threshold saliency; do
     "$python" -m scripts.gen_gt "${common[@]}" "pseudo.fusion=$fusion" "pseudo.out_dir=runs/$name/pseudo_$fusion"
   done

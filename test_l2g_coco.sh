@@ -8,5 +8,5 @@ CONFIG="${CONFIG:-configs/l2g_coco.yaml}"
 export GPUS="${GPUS:-}"      # e.g. 0,1: one process each; empty: one process
 export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
 
-scripts/launch.sh scripts.test_l2g --config "$CONFIG" name="$EXP" "$@"
-GPUS='' NPROC=1 NNODES=1 scripts/launch.sh scripts.evaluate_cam --config "$CONFIG" name="$EXP" "$@"
+scripts/launch.sh scripts.make_cams --config "$CONFIG" name="$EXP" "$@"
+GPUS='' NPROC=1 NNODES=1 scripts/launch.sh scripts.evaluate_cams --config "$CONFIG" name="$EXP" "$@"

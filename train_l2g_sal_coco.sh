@@ -8,4 +8,4 @@ CONFIG="${CONFIG:-configs/l2g_coco.yaml}"
 export GPUS="${GPUS:-}"      # e.g. 0,1: one process each; empty: one process
 export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
 
-scripts/launch.sh scripts.train_l2g --config "$CONFIG" name="$EXP" "$@"
+scripts/launch.sh scripts.train --config "$CONFIG" name="$EXP" "$@"

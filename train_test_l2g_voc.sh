@@ -16,15 +16,15 @@ export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
 one() { GPUS='' NPROC=1 NNODES=1 scripts/launch.sh "$@"; }  # steps that only read and write files
 
 if [ -z "${INIT:-}" ]; then
-  scripts/launch.sh scripts.train_l2g --config "$CONFIG_A" name="$EXP_A" train.resume=auto "$@"
+  scripts/launch.sh scripts.train --config "$CONFIG_A" name="$EXP_A" train.resume=auto "$@"
   INIT="runs/$EXP_A/model/last.pth"
 fi
 if [ -z "${BANK:-}" ]; then
-  scripts/launch.sh scripts.test_l2g --config "$CONFIG_A" name="$EXP_A" cam.checkpoint="$INIT" "$@"
+  scripts/launch.sh scripts.make_cams --config "$CONFIG_A" name="$EXP_A" cam.checkpoint="$INIT" "$@"
   BANK="runs/$EXP_A/foreground_bank"
   one scripts.make_foreground_bank --config "$CONFIG_A" name="$EXP_A" bank.dir="$BANK" "$@"
 fi
-scripts/launch.sh scripts.train_l2g --config "$CONFIG" name="$EXP" \
+scripts/launch.sh scripts.train --config "$CONFIG" name="$EXP" \
   train.init_from="$INIT" l2g.paste.bank="$BANK" train.resume=auto "$@"
-scripts/launch.sh scripts.test_l2g --config "$CONFIG" name="$EXP" "$@"
-one scripts.evaluate_cam --config "$CONFIG" name="$EXP" "$@"
+scripts/launch.sh scripts.make_cams --config "$CONFIG" name="$EXP" "$@"
+one scripts.evaluate_cams --config "$CONFIG" name="$EXP" "$@"

@@ -82,7 +82,7 @@ def config(root: Path, workers: int) -> Config:
 def start_up(cfg: Config) -> None:
     """What training does before its first batch, networks apart."""
     from scripts.check_data import check_cheaply
-    from utils.datasets import EpochBatchSampler, L2GDataset
+    from utils.data.samples import EpochBatchSampler, L2GDataset
 
     dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
     check_cheaply(cfg, dataset.labels)
@@ -101,9 +101,9 @@ def check(cfg: Config) -> None:
 
 def sharding(cfg: Config) -> None:
     """What every process of inference does before its first picture: read, share, find out what is done."""
-    from utils.cam_folder import unfinished
-    from utils.distributed import shard
-    from utils.lists import read_label_list
+    from utils.cams.store import unfinished
+    from utils.data.lists import read_label_list
+    from utils.runtime.processes import shard
 
     images = list(read_label_list(Path(cfg.data.infer_list), NUM_CLASSES).items())
     shares = [shard(images, rank, SHARDS) for rank in range(SHARDS)]
@@ -113,9 +113,9 @@ def sharding(cfg: Config) -> None:
 
 def sweep(cfg: Config) -> None:
     """The threshold sweep."""
-    from utils.cam_files import read_labelled_ids
-    from utils.threshold_sweep import SweepInput
-    from utils.threshold_sweep import sweep as run_sweep
+    from utils.cams.store import read_labelled_ids
+    from utils.cams.sweep import SweepInput
+    from utils.cams.sweep import sweep as run_sweep
 
     source = SweepInput(Path(cfg.eval.cam_dir), Path(cfg.data.root, cfg.data.label_dir), NUM_CLASSES)
     histogram = run_sweep(source, read_labelled_ids(cfg, source.cam_dir), workers=cfg.eval.workers)
@@ -155,9 +155,7 @@ def run_part(part: str, root: Path, workers: int) -> None:
 
 def _load_libraries() -> None:
     """Import what the parts import, so that only their work is timed."""
-    import utils.datasets
-    import utils.distributed
-    import utils.threshold_sweep  # noqa: F401
+    import utils.cams.sweep  # noqa: F401
 
 
 def _processor_seconds() -> float:

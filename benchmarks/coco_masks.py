@@ -26,8 +26,8 @@ from pycocotools.coco import COCO
 
 from benchmarks.measure import machine_line, time_both
 from scripts.prepare_coco import write_mask
-from utils.classes import palette
-from utils.coco_instances import CocoImage, read_instances
+from utils.data.classes import palette
+from utils.prepare.coco import CocoImage, read_instances
 
 # (W, H), most common size of COCO; its means: annotations an image, corners an outline.
 SIZE, PER_IMAGE, CORNERS = (640, 480), 7.37, 25

@@ -23,9 +23,9 @@ from torch.nn.functional import interpolate, one_hot
 
 from benchmarks import plain_crf
 from benchmarks.measure import Row, machine_line, table, time_both
-from utils.crf import dense_crf, dense_crf_batch, resolve_backend
+from models.refiners.dense_crf import dense_crf, dense_crf_batch, resolve_backend
+from utils.data.images import read_image
 from utils.errors import UserError
-from utils.images import read_image
 
 DROP = 0.05
 # Goals on one CPU thread against pydensecrf: by number of classes, with classes dropped; and on a GPU.

@@ -24,15 +24,14 @@ from benchmarks.measure import Row, machine_line, projection, table, time_both
 from configs.deeplab_schema import DeepLabConfig, SolverConfig
 from deeplab.dataset import CropDataset
 from deeplab.inference import image_logits
-from deeplab.lists import Item
-from deeplab.loss_module import LossModule
-from deeplab.multi_scale import MultiScale
-from deeplab.solver import build_optimizer
-from deeplab.test import predicted_labels
-from models.pointwise import training_format
-from utils.metrics import confusion_matrix
-from utils.precision import INFERENCE_FORMAT, autocast_for
-from utils.seeding import sample_rng
+from deeplab.losses import LossModule
+from deeplab.network import MultiScale, build_segmentation_optimizer
+from deeplab.predict import predicted_labels
+from models.layers.cpu_convs import training_format
+from utils.data.lists import Item
+from utils.data.samplers import sample_rng
+from utils.evaluation.metrics import confusion_matrix
+from utils.runtime.device import INFERENCE_FORMAT, autocast_for
 
 CLASSES, IGNORED = 21, 255
 # 20 000 iterations of two mini-batches of 5, which is one of 10; images of val.
@@ -110,7 +109,7 @@ def _step(size: Size, repeat: int, precision: str) -> Iterator[Row]:
     labels = torch.randint(0, CLASSES, (size.batch, size.crop, size.crop), generator=generator)
     trainer = plain_deeplab.Trainer(weights, size.blocks)
     module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
-    optimizer = build_optimizer(network, SolverConfig())
+    optimizer = build_segmentation_optimizer(network, SolverConfig())
     torch.backends.cudnn.benchmark = True
 
     def ours() -> Tensor:

@@ -15,8 +15,8 @@ from benchmarks.l2g_inputs import write_files
 from benchmarks.measure import Row, time_both
 from benchmarks.sizes import Settings, Size
 from configs.schema import EvalConfig, PseudoConfig
-from utils.pseudo_label_writer import LabelSource, write_pseudo_labels
-from utils.threshold_sweep import SweepInput, sweep
+from utils.cams.labels import LabelSource, write_pseudo_labels
+from utils.cams.sweep import SweepInput, sweep
 
 CPU = torch.device("cpu")
 # Images of a full VOC run (train_aug).

@@ -10,11 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.multi_scale import MultiScale
-from deeplab.network import build_deeplab
-from models.cam_net import CamNetwork
-from models.registry import build_cam_network
-from utils.classes import IGNORE, label_value, palette
+from deeplab.network import MultiScale, build_deeplab
+from models.cam_net import CamNetwork, build_cam_network
+from utils.data.classes import IGNORE, label_value, palette
 
 # How many classes an image holds, in turn: means of 1.5 (VOC) and 2.9 (COCO), as in their lists.
 CLASSES_PER_IMAGE = {20: (1, 2, 1, 1, 2, 1, 1, 3, 1, 2), 80: (1, 2, 3, 4, 2, 5, 3, 1, 4, 4)}

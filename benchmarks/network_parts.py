@@ -13,9 +13,9 @@ from benchmarks.measure import Row, time_both
 from benchmarks.project_step import ProjectStep, relative_difference
 from benchmarks.sizes import Settings
 from configs.schema import CamConfig, L2GConfig, TrainConfig
-from models import transfer
-from utils.cam_inference import CamSettings, infer_batch
-from utils.precision import INFERENCE_FORMAT, autocast_for
+from models import l2g as transfer
+from utils.cams.inference import CamSettings, infer_batch
+from utils.runtime.device import INFERENCE_FORMAT, autocast_for
 
 VOC_CLASSES = 20
 # Classes of the image CAMs are made of.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import machine_line
 from benchmarks.program_runs import launch, run_module
-from utils.images import read_cam
+from utils.data.images import read_cam
 
 CONFIG = "configs/l2g_demo.yaml"
 LOSSES = ("kd", "cls_local", "cls_global")
@@ -65,14 +65,14 @@ def run(
         "train.log_every=1", "train.images_every=0", f"train.classify_epochs={classify}", "cam.overwrite=true",
     ]  # fmt: skip
     start = folder / "start"
-    launch("scripts.train_l2g", CONFIG, [*common, f"run_dir={start}", f"train.epochs={classify}", *VARIANTS[REFERENCE]])
+    launch("scripts.train", CONFIG, [*common, f"run_dir={start}", f"train.epochs={classify}", *VARIANTS[REFERENCE]])
     outcomes = {}
     for name in dict.fromkeys([REFERENCE, *variants]):
         run_dir = folder / name
         settings = [*common, f"run_dir={run_dir}", f"train.epochs={classify + transfer}", *VARIANTS[name]]
-        launch("scripts.train_l2g", CONFIG, [*settings, f"train.resume={start / 'model' / 'last.pth'}"])
-        launch("scripts.test_l2g", CONFIG, settings)
-        launch("scripts.evaluate_cam", CONFIG, settings)
+        launch("scripts.train", CONFIG, [*settings, f"train.resume={start / 'model' / 'last.pth'}"])
+        launch("scripts.make_cams", CONFIG, settings)
+        launch("scripts.evaluate_cams", CONFIG, settings)
         outcomes[name] = _outcome(run_dir)
     return outcomes
 

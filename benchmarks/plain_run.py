@@ -28,7 +28,7 @@ from benchmarks import plain, plain_files
 from benchmarks.l2g_inputs import make_network, published_weights
 from benchmarks.plain_sample import CROP, MEAN, SHORT, SIDE, STD, load_sample
 from benchmarks.program_runs import CLASSES, LIST_NAME
-from utils.seeding import sample_rng
+from utils.data.samplers import sample_rng
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 KD_WEIGHT, THRESHOLD, RATE = 10.0, 0.001, 0.001

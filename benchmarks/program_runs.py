@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.l2g_inputs import write_files
-from utils.stage_record import RECORD, read_stage_records
+from utils.runtime.log import RECORD, read_stage_records
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20

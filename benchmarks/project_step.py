@@ -9,11 +9,11 @@ from torch import Tensor
 from configs.schema import TrainConfig
 from models.cam_net import CamNetwork
 from models.l2g import L2G, L2GOptions
-from models.pointwise import training_format
-from utils.distributed import Dist
-from utils.optimizers import build_optimizer
-from utils.precision import autocast_for
-from utils.train_loop import train_batches
+from models.layers.cpu_convs import training_format
+from utils.runtime.device import autocast_for
+from utils.runtime.processes import Dist
+from utils.training.optim import build_optimizer
+from utils.training.trainer import train_batches
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
@@ -31,7 +31,7 @@ class ProjectStep:
         batch: see `benchmarks.l2g_inputs.make_batch`.
         crop_size: side of a local view, pixels.
         device: where the networks are.
-        precision: see `utils.precision.autocast_for`.
+        precision: see `utils.runtime.device.autocast_for`.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ from benchmarks.plain_sample import load_sample
 from benchmarks.program_runs import LIST_NAME, write_set
 from benchmarks.sizes import Settings
 from configs.schema import DataConfig, L2GConfig
-from utils.dataset_files import image_path, saliency_path
-from utils.datasets import L2GDataset
-from utils.seeding import sample_rng
+from utils.data.folder import image_path, saliency_path
+from utils.data.samplers import sample_rng
+from utils.data.samples import L2GDataset
 
 # Samples of a full VOC run: 10 epochs of train_cls.
 VOC_SAMPLES = 105820

@@ -64,7 +64,7 @@ class Settings:
     """What the command line asked for.
 
     `tf32` False keeps the baseline's convolutions from rounding to TF32. `precision` is that of the project's code (see
-    `utils.precision.autocast_for`); the baseline is float32 always. `data` is a VOC folder whose pictures are loaded as
+    `utils.runtime.device.autocast_for`); the baseline is float32 always. `data` is a VOC folder whose pictures are loaded as
     training samples; empty makes some up.
     """
 

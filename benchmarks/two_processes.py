@@ -52,9 +52,9 @@ def run(folder: Path, *, images: int, epochs: int, repeat: int) -> Speeds:
     speeds: Speeds = {stage: {n: [] for n in COUNTS} for stage in ("training", "CAM inference")}
     for _ in range(repeat):
         for processes in COUNTS:
-            launch("scripts.train_l2g", CONFIG, overrides, processes=processes)
+            launch("scripts.train", CONFIG, overrides, processes=processes)
             speeds["training"][processes].append(training_speed(folder / "run"))
-            launch("scripts.test_l2g", CONFIG, overrides, processes=processes)
+            launch("scripts.make_cams", CONFIG, overrides, processes=processes)
             speeds["CAM inference"][processes].append(inference(folder / "run")["images_per_second"])
     return speeds
 

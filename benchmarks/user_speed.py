@@ -38,7 +38,7 @@ from benchmarks.program_runs import (
     write_set,
 )
 from benchmarks.user_sizes import SETS, SIZES, STAGES, Published, Size
-from utils.weights import save_weights
+from utils.training.weights import save_weights
 
 PLAIN_IMAGES = 24
 # Seconds below which a difference of two programs is noise.
@@ -126,12 +126,12 @@ class Bench:
         launch(program, self.published.config, [*overrides, *self.size.settings, *self.settings, *more])
 
     def _train(self) -> Measured:
-        self._launch("scripts.train_l2g")
+        self._launch("scripts.train")
         logged = {n: logged_values(self.run_dir, n) for n in ("images_per_second", "loader_wait", "memory_gib")}
         return _from_log(logged, self.size.epochs * self.size.images)
 
     def _infer(self) -> Measured:
-        self._launch("scripts.test_l2g")
+        self._launch("scripts.make_cams")
         measured = _from_files(self.run_dir / "cam_png", self.run_dir, "test_l2g")
         measured.waited = inference(self.run_dir)["loader_wait"]
         return measured
@@ -144,7 +144,7 @@ class Bench:
         for folder, cams in ((self.data, self.run_dir / "ms" / "attention"), (many, many / "cams")):
             started = time.monotonic()
             lists = [f"data.{key}_list={folder / LIST_NAME}" for key in ("eval", "label")]
-            self._launch("scripts.evaluate_cam", f"data.root={folder}", f"eval.cam_dir={cams}", *lists)
+            self._launch("scripts.evaluate_cams", f"data.root={folder}", f"eval.cam_dir={cams}", *lists)
             seconds.append(time.monotonic() - started)
         images, (_, memory) = self.size.images, recorded(self.run_dir, "evaluate_cam")
         speed = (self.size.repeats - 1) * images / max(seconds[1] - seconds[0], SHORTEST)

@@ -6,8 +6,8 @@ Paths are relative to the working directory; `dataset.label_dir` and the paths i
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
+from configs.schema import CrfConfig
 
 IGNORE_LABEL = 255
 

@@ -10,12 +10,92 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.check_schema import CheckConfig
-from configs.crf_schema import CrfConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
-from configs.saliency_schema import SaliencyConfig
-from configs.view_schema import ViewConfig
+
+
+@dataclass
+class CheckConfig:
+    out: str = key("${run_dir}/check/report.json", "report of scripts.check_data")
+    cache: str = key("${data.root}/.check_cache.jsonl", "what earlier checks found, by file size and time; empty: none")
+    workers: int = key(0, "processes; 0 is one per core")
+    val_lists: list[str] = key(
+        ["val_cls.txt", "val_aug.txt", "val.txt"],
+        "validation lists, relative to data.root; those that are there are checked, and against data.train_list for overlap",
+    )
+
+
+@dataclass
+class ViewConfig:
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network")
+    out_dir: str = key("${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png")
+    ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
+    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all")
+    style: str = key(
+        "overlay",
+        "overlay: heat over the picture, with a colour bar; published: the bare jet map, stretched to its own range",
+        ("overlay", "published"),
+    )
+    colormap: str = key("turbo", "matplotlib name of the heat's colours (style=overlay)")
+    opacity: float = key(0.65, "share of the heat's colours at the maximum, in [0, 1]")
+    outline: float = key(0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none")
+    overview: int = key(12, "images on overview.png; 0 writes none")
+    workers: int = key(0, "processes; 0 is one per core")
+
+    def rules(self) -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        return [
+            (0 <= self.opacity <= 1, f"view.opacity is {self.opacity}, expected in [0, 1]"),
+            (0 <= self.outline < 1, f"view.outline is {self.outline}, expected in [0, 1)"),
+            (
+                min(self.limit, self.overview, self.workers) >= 0,
+                "view.limit, view.overview and view.workers must not be negative",
+            ),
+        ]
+
+
+@dataclass
+class SaliencyConfig:
+    model: str = key("", "an ONNX file of a salient-object network, or rembg:<name> (rembg:u2net, rembg:isnet-general-use)")
+    image_list: str = key("${data.train_list}", "images to make maps for: a list, or 'all' for every picture of data.image_dir")
+    out_dir: str = key("${data.root}/${data.saliency_dir}", "folder for 8-bit grey <id>.png of the image's size")
+    input_size: int = key(320, "side the picture is resized to, pixels, where the ONNX file leaves it open")
+    divide: str = key(
+        "max", "max: pixels are divided by their maximum (U2-Net); 255: by 255, before mean and std", ("max", "255")
+    )
+    mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB subtracted from the divided picture")
+    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations it is divided by")
+    output: int = key(0, "which output of the ONNX file is the map, 0-based")
+    sigmoid: bool = key(False, "the output is logits: apply the logistic function")
+    stretch: bool = key(True, "stretch every map to the full range (U2-Net); false: the output already lies in [0, 1]")
+    workers: int = key(0, "processes; 0 is one per core, or one on a GPU")
+    overwrite: bool = key(False, "make maps that are there anew")
+
+
+@dataclass
+class CrfConfig:
+    """Dense CRF (Kraehenbuehl & Koltun 2011). Names and defaults are those of the published DeepLab files (set A)."""
+
+    iter_max: int = key(10, "mean-field iterations; >= 1")
+    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)")
+    pos_xy_std: float = key(1.0, "its standard deviation, pixels; > 0")
+    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)")
+    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels; > 0")
+    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255; > 0")
+    backend: str = key(
+        "auto",
+        "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",
+        ("auto", "pydensecrf", "torch"),
+    )
+    image: str = key(
+        "true",
+        "true: the CRF sees the picture; published: the mean-subtracted picture wrapped to 8 bits (published numbers)",
+        ("true", "published"),
+    )
+    drop_below: float = key(
+        0.0, "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe"
+    )
+    workers: int = key(0, "processes, one thread each; 0 is one per core")
 
 
 @dataclass

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab import convert, crf, demo, test, train
+from deeplab import convert, crf, demo, train
+from deeplab import predict as test
 from utils.config import parse_schema_args
 from utils.errors import UserError, run_program
 

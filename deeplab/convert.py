@@ -19,7 +19,7 @@ from deeplab.caffe import CaffeLayer, read_caffemodel
 from deeplab.network import build_deeplab
 from deeplab.weights import BASE, from_torchvision
 from utils.errors import UserError
-from utils.weights import listed_keys, read_weights, save_weights
+from utils.training.weights import listed_keys, read_weights, save_weights
 
 # Copies of the shared branches at smaller scales.
 SHARED = ("res075", "res05")

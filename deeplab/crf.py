@@ -24,17 +24,15 @@ from torch import Tensor
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.evaluation import evaluate, require_weights, usable_logits
 from deeplab.inference import full_size, infer, load_network
-from deeplab.lists import Item
-from deeplab.logit_files import find_logits, read_logits
-from deeplab.places import FINAL, models_dir
-from deeplab.predictions import Confusion, settle
-from utils.bounded_pool import BoundedPool, HostCopy
-from utils.crf import DenseCrf, crf_from_config
-from utils.distributed import Dist, setup
-from utils.images import read_image
-from utils.parallel import cores, map_progress
-from utils.precision import set_threads
-from utils.run_log import progress
+from deeplab.outputs import FINAL, Confusion, find_logits, models_dir, read_logits, settle
+from models.refiners.dense_crf import DenseCrf, crf_from_config
+from utils.data.images import read_image
+from utils.data.lists import Item
+from utils.errors import user_errors
+from utils.runtime.device import set_threads
+from utils.runtime.log import progress
+from utils.runtime.parallel import BoundedPool, HostCopy, cores, map_progress
+from utils.runtime.processes import Dist, setup
 
 # Images refined at once on a GPU.
 GPU_BATCH = 8
@@ -60,7 +58,8 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
 def build_crf(cfg: DeepLabConfig, device: torch.device | None = None) -> DenseCrf:
     """Return the configured CRF, its picture made with the network's mean; `device` as `dense_crf` takes it."""
     mean = cfg.image.mean
-    return crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
+    with user_errors():
+        return crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
 
 
 def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,26 +2,93 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import Dataset
 
-from configs.deeplab_schema import ChannelsConfig, DatasetConfig, ImageConfig
-from deeplab.augment import augment
-from deeplab.lists import Item
-from utils.classes import class_index
-from utils.dataset_files import check_files
-from utils.images import read_image, read_label_map
-from utils.samplers import Key
-from utils.seeding import sample_rng
+from configs.deeplab_schema import IGNORE_LABEL, DatasetConfig, ImageConfig
+from utils.data.classes import class_index
+from utils.data.folder import check_files
+from utils.data.images import read_label_map
+from utils.data.lists import Item
+from utils.data.samplers import Key, sample_rng
+from utils.data.transforms import channels, read_pixels, to_input
+
+MIRROR_CHANCE = 0.5
 
 Floats = NDArray[np.float32]
-GREY_LEVELS = 255
+Labels = NDArray[np.uint8]
+
+
+class Draws(NamedTuple):
+    """What was drawn for a sample."""
+
+    scale: float
+    top: int
+    left: int
+    mirror: float
+
+
+def augment(
+    image: Floats, labels: Labels, rng: random.Random, *, mean: Floats, crop: int, scales: list[float], base: int | None = None
+) -> tuple[Floats, Labels, Draws]:
+    """Scale, pad, crop and mirror one sample the published way.
+
+    Draws, in this order: choice of the scale, top, left (both ends included, drawn even when there is one place only),
+    mirror.
+
+    Args:
+        image: (H, W, 3) float32 grey levels.
+        labels: (H, W).
+        rng: what is drawn from.
+        mean: (3,) colour of the padding, which becomes 0 once the mean is subtracted.
+        crop: side of the result, pixels.
+        scales: to choose from.
+        base: long side the random scale is relative to, pixels (one resize does both); None: the image's own.
+
+    Returns:
+        image (crop, crop, 3) with the mean not yet subtracted, labels (crop, crop) padded with 255, draws.
+    """
+    height, width = labels.shape
+    if base is not None:
+        height, width = _long_side(height, width, base)
+    scale = rng.choice(scales)
+    height, width = int(height * scale), int(width * scale)
+    image, labels = _resize(image, labels, height, width)
+    image, labels = _pad(image, labels, crop, mean)
+    top = rng.randint(0, image.shape[0] - crop)
+    left = rng.randint(0, image.shape[1] - crop)
+    image, labels = image[top : top + crop, left : left + crop], labels[top : top + crop, left : left + crop]
+    mirror = rng.random()
+    if mirror < MIRROR_CHANCE:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    return image, labels, Draws(scale, top, left, mirror)
+
+
+def _long_side(height: int, width: int, side: int) -> tuple[int, int]:
+    if height > width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def _resize(image: Floats, labels: Labels, height: int, width: int) -> tuple[Floats, Labels]:
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    picture = Image.fromarray(labels).resize((width, height), resample=Image.Resampling.NEAREST)
+    return image, np.asarray(picture)
+
+
+def _pad(image: Floats, labels: Labels, crop: int, mean: Floats) -> tuple[Floats, Labels]:
+    """Pad at the bottom and on the right only."""
+    down, right = max(0, crop - image.shape[0]), max(0, crop - image.shape[1])
+    if not down and not right:
+        return image, labels
+    padded = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=mean.tolist())
+    return np.asarray(padded, np.float32), np.pad(labels, ((0, down), (0, right)), constant_values=IGNORE_LABEL)
 
 
 class CropDataset(Dataset[dict[str, Any]]):
@@ -54,22 +121,13 @@ class CropDataset(Dataset[dict[str, Any]]):
     def load(self, index: int, rng: random.Random) -> dict[str, Any]:
         """Return sample `index`, its augmentation drawn from `rng`."""
         item, image = self.items[index], self.image
-        pixels, size = read_pixels(item, image)
+        pixels, size = read_pixels(item.image, image)
         labels = read_labels(item, self.dataset.n_classes, size)
         pixels, labels, _ = augment(
             pixels, labels, rng,
-            mean=_channels(image.mean, image.order), crop=image.size.train, scales=self.dataset.scales, base=image.size.base,
+            mean=channels(image.mean, image.order), crop=image.size.train, scales=self.dataset.scales, base=image.size.base,
         )  # fmt: skip
         return {"images": to_input(pixels, image), "labels": torch.from_numpy(labels.astype(np.int64)), "id": item.image_id}
-
-
-def read_pixels(item: Item, image: ImageConfig) -> tuple[Floats, tuple[int, int]]:
-    """Return a picture as (H, W, 3) float32 grey levels in the network's channel order, and its (W, H)."""
-    picture = read_image(item.image)
-    pixels = np.asarray(picture)
-    if image.order == "bgr":
-        pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    return pixels.astype(np.float32), picture.size
 
 
 def read_labels(item: Item, n_classes: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -77,24 +135,6 @@ def read_labels(item: Item, n_classes: int, size: tuple[int, int]) -> NDArray[np
     if item.labels is None:
         raise ValueError(f"{item.image_id} has no labels")
     return read_label_map(item.labels, class_index(n_classes), size)
-
-
-def to_input(pixels: Floats, image: ImageConfig) -> Tensor:
-    """Subtract the mean, divide by the scale and return (3, H, W) float32."""
-    mean, std = _channels(image.mean, image.order), _channels(image.std, image.order)
-    planes = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel, plane in enumerate(planes):  # rows of a plane are long, rows of three channels are slow
-        np.subtract(pixels[:, :, channel], mean[channel], out=plane)
-        if std[channel] != 1:
-            plane /= std[channel]
-    return torch.from_numpy(planes)
-
-
-def to_rgb(inputs: Tensor, image: ImageConfig) -> NDArray[np.uint8]:
-    """Undo `to_input`: (3, H, W) network input to an (H, W, 3) RGB picture."""
-    pixels = inputs.numpy().transpose(1, 2, 0) * _channels(image.std, image.order) + _channels(image.mean, image.order)
-    picture = np.clip(np.rint(pixels), 0, GREY_LEVELS).astype(np.uint8)
-    return np.ascontiguousarray(picture[:, :, ::-1]) if image.order == "bgr" else picture
 
 
 def check_items(items: Sequence[Item]) -> None:
@@ -105,8 +145,3 @@ def check_items(items: Sequence[Item]) -> None:
     """
     check_files([item.image for item in items], "image", "dataset.image_dir")
     check_files([item.labels for item in items if item.labels], "label map", "dataset.label_dir")
-
-
-def _channels(values: ChannelsConfig, order: str) -> Floats:
-    rgb = (values.r, values.g, values.b)
-    return np.array(rgb[::-1] if order == "bgr" else rgb, np.float32)

@@ -22,22 +22,21 @@ from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig, ImageConfig
 from deeplab.crf import build_crf, refined_labels
-from deeplab.dataset import to_input
 from deeplab.evaluation import require_weights
 from deeplab.inference import load_network, predict
-from deeplab.multi_scale import MultiScale
-from deeplab.names import class_names
-from deeplab.places import FINAL, models_dir
-from deeplab.test import predicted_labels
-from utils.classes import BACKGROUND, palette
+from deeplab.network import MultiScale
+from deeplab.outputs import FINAL, models_dir
+from deeplab.predict import predicted_labels
+from models.refiners.dense_crf import DenseCrf
 from utils.config import parse_schema_args
-from utils.crf import DenseCrf
-from utils.distributed import Dist, setup
+from utils.data.classes import BACKGROUND, class_names, palette
+from utils.data.images import read_image, write_png
+from utils.data.transforms import to_input
+from utils.drawing.overlays import label_overlay
 from utils.errors import UserError
-from utils.images import read_image, write_png
-from utils.precision import set_threads
-from utils.run_log import progress
-from utils.visualize import label_overlay
+from utils.runtime.device import set_threads
+from utils.runtime.log import progress
+from utils.runtime.processes import Dist, setup
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 DEFAULT_FRAMES = 10

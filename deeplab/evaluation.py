@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import check_items
-from deeplab.lists import Item, evaluation_items
-from deeplab.logit_files import LOGIT_SUFFIXES
-from deeplab.names import class_names
-from deeplab.places import archive_path, logits_dir, predictions_dir, scores_dir
-from deeplab.predictions import Confusion, prepare, read_about, recount, split_finished
-from deeplab.scores import summary, write_scores
+from deeplab.outputs import (
+    LOGIT_SUFFIXES,
+    Confusion,
+    archive_path,
+    logits_dir,
+    predictions_dir,
+    prepare,
+    read_about,
+    recount,
+    scores_dir,
+    split_finished,
+)
+from models.refiners.dense_crf import resolve_backend
 from utils.config import save_config
-from utils.crf import resolve_backend
-from utils.distributed import Dist, barrier, shard
-from utils.errors import UserError
+from utils.data.classes import class_names
+from utils.data.lists import Item, evaluation_items
+from utils.errors import UserError, user_errors
+from utils.evaluation.scores import summary, write_scores
 from utils.files import atomic_path, lock_folder
-from utils.run_log import get_logger
-from utils.stage_record import record_stage
+from utils.runtime.log import get_logger, record_stage
+from utils.runtime.processes import Dist, barrier, shard
 
 # The folder the VOC evaluation server expects.
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -141,7 +149,8 @@ def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
     settings = dataclasses.asdict(cfg.crf)
     settings.pop("workers")
     if crf:
-        settings["backend"] = resolve_backend(cfg.crf.backend, place.device)
+        with user_errors():
+            settings["backend"] = resolve_backend(cfg.crf.backend, place.device)
     return {
         "Weights": weights,
         "Model": cfg.model.name,

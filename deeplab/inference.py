@@ -8,14 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.lists import Item
-from deeplab.multi_scale import MultiScale
-from deeplab.network import build_deeplab
+from deeplab.network import MultiScale, build_deeplab
 from deeplab.weights import load_checkpoint
-from deeplab.whole_images import whole_images
-from utils.compiling import compile_in_place
-from utils.distributed import Dist
-from utils.precision import INFERENCE_FORMAT, autocast_for
+from utils.data.lists import Item
+from utils.data.loading import whole_images
+from utils.runtime.device import INFERENCE_FORMAT, autocast_for, compile_in_place
+from utils.runtime.processes import Dist
 
 
 def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:

@@ -22,33 +22,25 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.deeplab_schema import IGNORE_LABEL, DeepLabConfig
-from deeplab.batches import EndlessBatches
 from deeplab.dataset import CropDataset
-from deeplab.journal import LossHistory, write_pictures, write_scalars
-from deeplab.lists import training_items
-from deeplab.loss_module import LossModule
-from deeplab.network import build_deeplab
-from deeplab.places import FINAL, logs_dir, models_dir
-from deeplab.solver import build_optimizer, learning_rate
+from deeplab.losses import LossModule
+from deeplab.network import build_deeplab, build_segmentation_optimizer, segmentation_rate
+from deeplab.outputs import FINAL, logs_dir, models_dir
 from deeplab.weights import load_initial
-from models.pointwise import training_format
-from utils.checkpoints import check_same_run, find_resume, load_checkpoint, save_checkpoint
-from utils.compiling import compile_in_place
+from models.layers.cpu_convs import training_format
 from utils.config import parse_schema_args, save_config
-from utils.distributed import Dist, barrier, distribute, sum_over_ranks
+from utils.data.lists import training_items
+from utils.data.samplers import EndlessBatches, step_seed
 from utils.errors import UserError
 from utils.files import remove_leftovers
-from utils.memory import peak_memory
-from utils.optimizers import set_learning_rate
-from utils.precision import autocast_for
-from utils.run_log import get_logger, progress
-from utils.seeding import step_seed
-from utils.session import agree_to_stop, training_session
-from utils.signals import StopRequest
-from utils.stage_record import record_stage
-from utils.train_loop import to_device
-from utils.waiting import Waiting
-from utils.weights import save_weights
+from utils.runtime.device import autocast_for, compile_in_place, peak_memory
+from utils.runtime.log import get_logger, progress, record_stage
+from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, distribute, sum_over_ranks, training_session
+from utils.training.journal import LossHistory, write_pictures, write_scalars
+from utils.training.optim import set_learning_rate
+from utils.training.state import check_same_run, find_resume, load_checkpoint, save_checkpoint
+from utils.training.trainer import Waiting, to_device
+from utils.training.weights import save_weights
 
 
 def main(argv: list[str]) -> None:
@@ -86,7 +78,7 @@ class Training:
         self.network.to(place.device).to(memory_format=training_format(self.network, place.device))
         if cfg.compile:
             compile_in_place(self.network.base, place.device, sizes_vary=False)  # one code per scale; losses stay uncompiled
-        self.optimizer = build_optimizer(self.network, cfg.solver, untrained_fov=cfg.train.untrained_fov)
+        self.optimizer = build_segmentation_optimizer(self.network, cfg.solver, untrained_fov=cfg.train.untrained_fov)
         self.iteration = 0  # iterations done
         self.history = LossHistory(cfg.solver.average_loss, place)
         if path is not None:
@@ -175,7 +167,7 @@ class Training:
     def _iterate(self, number: int, batches: Iterator[tuple[bool, int, dict[str, Any]]]) -> dict[str, Any]:
         """Make one optimiser step of `iter_size` mini-batches; return the last of them with its logits."""
         cfg, size = self.cfg, self.cfg.solver.iter_size
-        set_learning_rate(self.optimizer, learning_rate(cfg.solver, number, cfg.train.warmup_iters))
+        set_learning_rate(self.optimizer, segmentation_rate(cfg.solver, number, cfg.train.warmup_iters))
         self.optimizer.zero_grad(set_to_none=True)
         ids: list[str] = []
         total = torch.zeros((), device=self.place.device)
@@ -210,7 +202,7 @@ class Training:
         if writer is None:
             return
         # As published: the rate logged is the one the next iteration will use.
-        rate = learning_rate(self.cfg.solver, number + 1, self.cfg.train.warmup_iters)
+        rate = segmentation_rate(self.cfg.solver, number + 1, self.cfg.train.warmup_iters)
         speed = self._speed(number)
         write_scalars(writer, number, loss, [rate * group["lr_scale"] for group in self.optimizer.param_groups], speed)
         parts = " ".join(f"{name} {value:.4g}" for name, value in speed.items())

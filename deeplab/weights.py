@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deeplab.multi_scale import MultiScale
-from deeplab.network import DeepLab
+from deeplab.network import DeepLab, MultiScale
 from utils.errors import UserError
-from utils.weights import listed_keys, read_weights
+from utils.training.weights import listed_keys, read_weights
 
 BASE = "base."
 GREY_LEVELS = 255.0

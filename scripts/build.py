@@ -5,17 +5,15 @@ from typing import Any, cast
 from torch import nn
 
 from configs.schema import Config
-from models.cam_net import CamNetwork
-from models.gates import GateOptions
-from models.l2g import L2G, Classification, L2GOptions
-from models.pointwise import training_format
-from models.registry import build_cam_network
-from models.transfer import BackgroundRow, BackgroundTarget
-from utils.compiling import compile_in_place
-from utils.distributed import Dist, distribute
+from models.cam_net import CamNetwork, build_cam_network
+from models.l2g import L2G, BackgroundRow, BackgroundTarget, Classification, L2GOptions
+from models.layers.cpu_convs import training_format
+from models.layers.gates import GateOptions
 from utils.errors import UserError
-from utils.phases import Phase
-from utils.weights import load_weights, read_weights
+from utils.runtime.device import compile_in_place
+from utils.runtime.processes import Dist, distribute
+from utils.training.optim import Phase
+from utils.training.weights import load_weights, read_weights
 
 
 def build_network(cfg: Config) -> CamNetwork:

@@ -6,7 +6,7 @@
 Decodes every image, saliency map and ground truth of the run's lists (and of the validation lists beside them) on all
 cores, and sees whether sizes, label values and image labels agree. What has not changed since the last check (by file size
 and time) is not decoded again; a stopped check continues. Prints a table with the first ten offenders of every kind, writes
-check.out, and leaves with exit code 2 when training would fail. scripts.train_l2g runs the cheap part of it at its start.
+check.out, and leaves with exit code 2 when training would fail. scripts.train runs the cheap part of it at its start.
 """
 
 import json
@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from utils.check_cache import CheckCache
-from utils.check_files import CheckInput, EntryReport, check_entry
-from utils.check_lists import Entry, read_entries, val_lists
 from utils.config import parse_args
-from utils.dataset_files import image_path
-from utils.disk_need import RunSize, bytes_needed, disk_findings
+from utils.data.folder import image_path
+from utils.data.images import image_size
+from utils.data.lists import read_id_list
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
-from utils.findings import Finding, Findings
-from utils.images import image_size
-from utils.lists import read_id_list
-from utils.parallel import map_progress
+from utils.prepare.check import CheckCache, CheckInput, Entry, EntryReport, check_entry, read_entries, val_lists
+from utils.prepare.check_report import Finding, Findings
+from utils.prepare.disk import RunSize, bytes_needed, disk_findings
+from utils.runtime.parallel import map_progress
 
 CHUNK = 32
 # Images whose headers are read to learn the mean size.
@@ -81,7 +79,7 @@ def check_cheaply(cfg: Config, labels: Mapping[str, tuple[int, ...]] | None = No
         UserError: when training would fail.
     """
     # Here, not above: worker processes import this module too, and need no torch.
-    from utils.datasets import L2GDataset
+    from utils.data.samples import L2GDataset
 
     labels = L2GDataset(cfg.data, cfg.l2g, cfg.seed).labels if labels is None else labels
     warnings = []

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from utils.errors import UserError, run_program
-from utils.weights import NETWORK_KEYS, read_weights, save_weights
+from utils.training.weights import NETWORK_KEYS, read_weights, save_weights
 
 FORMATS = (".pth", ".safetensors")
 

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
-from utils.cam_files import cam_path
-from utils.classes import resolve_class_names
+from utils.cams.store import cam_path
 from utils.config import parse_args
+from utils.data.classes import resolve_class_names
+from utils.data.images import read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.lists import read_id_list, read_label_list
+from utils.drawing.overlays import PipelineSample, pipeline_sheet
 from utils.errors import run_program
-from utils.images import read_cam, read_image, read_label_map, read_saliency, write_png
-from utils.lists import read_id_list, read_label_list
-from utils.visualize import PipelineSample, pipeline_sheet
 
 SHEETS, PER_SHEET = 3, 6
 LABEL_FOLDER = "pseudo_saliency"

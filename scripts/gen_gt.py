@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
-from utils.cam_files import read_labelled_ids
-from utils.classes import resolve_class_names
+from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
+from utils.cams.store import read_labelled_ids
 from utils.config import parse_args, save_config
-from utils.errors import UserError, run_program
+from utils.data.classes import label_names, resolve_class_names
+from utils.errors import UserError, run_program, user_errors
+from utils.evaluation.metrics import score
+from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
 from utils.files import lock_folder, write_text_atomic
-from utils.metrics import score
-from utils.pseudo_label_writer import LabelCounts, LabelSource, write_pseudo_labels
-from utils.score_report import counts_path, counts_text, label_names, score_table, scores_to_dict
-from utils.stage_record import record_stage
+from utils.runtime.log import record_stage
 
 if TYPE_CHECKING:
-    from utils.crf import DenseCrf
+    from models.refiners.dense_crf import DenseCrf
 
 REPORT = "pseudo_labels.json"
 
@@ -72,9 +72,10 @@ def run(cfg: Config) -> dict[str, Any]:
 
 def _crf(cfg: Config) -> "DenseCrf":
     # Imported where it is asked for: it needs torch, which takes every worker process seconds to load.
-    from utils.crf import crf_from_config
+    from models.refiners.dense_crf import crf_from_config
 
-    return crf_from_config(cfg.crf)
+    with user_errors():
+        return crf_from_config(cfg.crf)
 
 
 def _check(cfg: Config, source: LabelSource) -> None:

@@ -27,13 +27,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from utils.classes import class_index, palette
-from utils.demo_creatures import CREATURES
-from utils.demo_scene import SPLITS, draw_scene
+from utils.data.classes import class_index, palette
+from utils.data.images import read_label_map, write_png
+from utils.demo_set.creatures import CREATURES
+from utils.demo_set.scene import SPLITS, draw_scene
 from utils.errors import UserError, run_program
 from utils.files import atomic_path, lock_folder, write_text_atomic
-from utils.images import read_label_map, write_png
-from utils.parallel import map_progress
+from utils.runtime.parallel import map_progress
 
 IMAGES, LABELS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
 MANIFEST = "demo.json"

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import Config
-from utils.cam_files import LabelledId, read_labelled_ids
-from utils.classes import resolve_class_names
+from utils.cams.foreground import BankSource, best_of_each_class, write_objects
+from utils.cams.store import LabelledId, read_labelled_ids
 from utils.config import parse_args
+from utils.data.classes import resolve_class_names
+from utils.data.images import read_cutout, write_png
+from utils.data.lists import read_id_list
+from utils.data.paste import BankEntry, ForegroundBank, read_index, write_index
+from utils.drawing.overlays import Picture, contact_sheet, fit_square, on_checkerboard
 from utils.errors import UserError, run_program
 from utils.files import lock_folder
-from utils.foreground_bank import BankEntry, ForegroundBank, read_index, write_index
-from utils.foreground_bank_writer import BankSource, best_of_each_class, write_objects
-from utils.images import read_cutout, write_png
-from utils.lists import read_id_list
-from utils.visualize import Picture, contact_sheet, fit_square, on_checkerboard
 
 SHEET = "contact_sheet.png"
 SHEET_COLUMNS, CELL_HEIGHT = 8, 96

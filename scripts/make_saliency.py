@@ -14,17 +14,16 @@ l2g.saliency=map and pseudo.fusion=saliency.
 from functools import partial
 from pathlib import Path
 
-from configs.saliency_schema import SaliencyConfig
-from configs.schema import Config
+from configs.schema import Config, SaliencyConfig
 from utils.config import parse_args
-from utils.dataset_files import check_images, image_path
+from utils.data.folder import check_images, image_path
+from utils.data.images import read_image, write_png
+from utils.data.lists import read_id_list
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers
-from utils.images import read_image, write_png
-from utils.lists import read_id_list
-from utils.parallel import map_progress
-from utils.place_files import own_folder
-from utils.saliency_models import Predictor, load_saliency_model, uses_gpu
+from utils.prepare.layout import own_folder
+from utils.prepare.saliency import Predictor, load_saliency_model, uses_gpu
+from utils.runtime.parallel import map_progress
 
 ALL = "all"
 

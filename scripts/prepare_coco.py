@@ -24,18 +24,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from utils.classes import COCO_CLASSES, palette
-from utils.coco_instances import CocoImage, CocoSplit, read_instances
-from utils.coco_masks import CROWD_CHOICES, CROWD_SKIP, paint_label_map
-from utils.errors import UserError, run_program
+from utils.data.classes import COCO_CLASSES, palette, write_label_names
+from utils.data.images import write_png
+from utils.errors import UserError, import_optional, run_program
 from utils.files import lock_folder, remove_leftovers, write_text_atomic
-from utils.images import write_png
-from utils.label_names import write_label_names
-from utils.list_writer import compare_counts, images_per_class, label_lines, pair_lines, write_list
-from utils.optional import import_optional
-from utils.parallel import map_progress
-from utils.place_files import COPY, LINK, check_sources, own_folder, place_files
-from utils.published_lists import PUBLISHED_COUNTS
+from utils.prepare.coco import CROWD_CHOICES, CROWD_SKIP, CocoImage, CocoSplit, paint_label_map, read_instances
+from utils.prepare.layout import (
+    COPY,
+    LINK,
+    PUBLISHED_COUNTS,
+    check_sources,
+    compare_counts,
+    images_per_class,
+    label_lines,
+    own_folder,
+    pair_lines,
+    place_files,
+    write_list,
+)
+from utils.runtime.parallel import map_progress
 
 DATASET = "coco14"
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClass", "Sal"

@@ -22,13 +22,11 @@ from pathlib import Path
 
 import yaml
 
-from utils.custom_labels import list_images, read_named_labels, resolve_classes
-from utils.custom_pictures import bring_maps, bring_pictures, picture_ids
+from utils.data.classes import write_label_names
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers, write_text_atomic
-from utils.label_names import write_label_names
-from utils.list_writer import images_per_class, label_lines, pair_lines, write_list
-from utils.place_files import COPY, LINK, own_folder
+from utils.prepare.custom import bring_maps, bring_pictures, list_images, picture_ids, read_named_labels, resolve_classes
+from utils.prepare.layout import COPY, LINK, images_per_class, label_lines, own_folder, pair_lines, write_list
 
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
 BASE = "l2g_voc_improved.yaml"

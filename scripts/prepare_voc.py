@@ -21,15 +21,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from utils.classes import VOC_CLASSES, mask_classes, palette
+from utils.data.classes import VOC_CLASSES, mask_classes, palette, write_label_names
+from utils.data.images import image_size, read_label_map, write_png
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers
-from utils.images import image_size, read_label_map, write_png
-from utils.label_names import write_label_names
-from utils.list_writer import compare_counts, label_lines, pair_lines, write_list
-from utils.parallel import map_progress
-from utils.place_files import COPY, LINK, check_sources, own_folder, place_files, up_to_date
-from utils.voc_source import VocSource, open_voc, read_mask, xml_classes
+from utils.prepare.layout import (
+    COPY,
+    LINK,
+    check_sources,
+    compare_counts,
+    label_lines,
+    own_folder,
+    pair_lines,
+    place_files,
+    up_to_date,
+    write_list,
+)
+from utils.prepare.voc import VocSource, open_voc, read_mask, xml_classes
+from utils.runtime.parallel import map_progress
 
 DATASET = "voc12"
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"

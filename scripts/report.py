@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from utils.config import load_config
 from utils.errors import UserError, run_program
-from utils.report_gallery import GalleryLimits
-from utils.report_settings import flatten
+from utils.report.files import flatten
+from utils.report.gallery import GalleryLimits
 
 if TYPE_CHECKING:
-    from utils.report_run import Run
+    from utils.report.run import Run
 
 REPORT = "report"
 MOST_RUNS = 2
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     for path in run(runs, Path(arguments.out) if arguments.out else None, limits):
         print(f"report: {path}")
     if arguments.pictures:
-        from utils.report_pictures import write_pictures
+        from utils.report.tiles import write_pictures
 
         for path in write_pictures(runs[0], Path(arguments.pictures)):
             print(f"picture: {path}")
@@ -62,9 +62,8 @@ def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path
         UserError: for wrong input, naming the file.
     """
     # Here, not above: worker processes import this module too, and draw no figures.
-    from utils.report_compare import write_comparison
-    from utils.report_single import PAGE, write_report
-    from utils.tb_hparams import log_hparams
+    from utils.report.pages import PAGE, write_comparison, write_report
+    from utils.training.journal import log_hparams
 
     folder = out or runs[0].files.folder / REPORT
     pages = []
@@ -80,7 +79,7 @@ def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path
 
 
 def _runs(arguments: argparse.Namespace) -> "list[Run]":
-    from utils.report_run import read_run
+    from utils.report.run import read_run
 
     if arguments.overrides and not arguments.config:
         raise UserError(f"'{arguments.overrides[0]}' overrides a configuration; give one with --config FILE")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.foreground_bank import BankEntry, write_index
-from utils.images import write_png
+from utils.data.images import write_png
+from utils.data.paste import BankEntry, write_index
 
 
 def write_cutout(

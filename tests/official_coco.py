@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coder
 
-from utils.classes import COCO_CLASSES
+from utils.data.classes import COCO_CLASSES
 
 SIZE = (48, 36)  # (W, H)
 # Published rule: contiguous indices are ranks of the category ids, which have these gaps.

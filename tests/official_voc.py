@@ -7,7 +7,7 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from utils.classes import VOC_CLASSES, palette
+from utils.data.classes import VOC_CLASSES, palette
 
 SIZE = (20, 14)  # (W, H)
 TRAIN, VAL = ["2007_000032", "2008_000015"], ["2007_000033", "2008_000162"]

@@ -11,12 +11,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from scripts import evaluate_cam, gen_gt
+from scripts import evaluate_cams as evaluate_cam
+from scripts import gen_gt
 from tests.tiny_data import CLASSES, write_tiny_voc
-from utils.classes import palette
 from utils.config import load_config
-from utils.images import write_png
-from utils.metrics import confusion_matrix, score
+from utils.data.classes import palette
+from utils.data.images import write_png
+from utils.evaluation.metrics import confusion_matrix, score
 
 ROOT = Path(__file__).parents[1]
 IMAGES = 6
@@ -36,7 +37,7 @@ def make_run(root: Path, name: str = "run", *, shift: int = 3, deeplab: bool = T
         "pseudo.fusion=saliency",
     ]  # fmt: skip
     cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", settings)
-    with patch("scripts.evaluate_cam._draw"):  # its own plots take longer than all the rest
+    with patch("scripts.evaluate_cams._draw"):  # its own plots take longer than all the rest
         evaluate_cam.run(cfg)
     gen_gt.run(cfg)
     write_scalars(run / "tb", "train/cls_global", [0.7, 0.5, 0.4])

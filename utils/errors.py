@@ -1,7 +1,10 @@
 """One way to tell a user what is wrong: a sentence on stderr and exit code 2."""
 
+import contextlib
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 class UserError(Exception):
@@ -15,6 +18,15 @@ class UserError(Exception):
         super().__init__(message.split(f"{__name__}.{type(self).__name__}: ")[-1].strip())
 
 
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Tell the user what networks and refiners find wrong: they know no users and raise ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def run_program(main: Callable[[list[str]], None]) -> None:
     """Run `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
     try:
@@ -24,3 +36,20 @@ def run_program(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def import_optional(module: str, package: str, why: str) -> Any:
+    """Return the imported module.
+
+    Args:
+        module: name to import, e.g. "scipy.io".
+        package: name to install, e.g. "scipy".
+        why: what needs it, the beginning of a sentence.
+
+    Raises:
+        UserError: with the command that installs the package.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{why} needs the package {package} ({error}); install it: python -m pip install {package}") from error

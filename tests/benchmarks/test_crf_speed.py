@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.crf_speed import main, run
-from utils import crf_pydensecrf
+from models.refiners import dense_crf as crf_pydensecrf
 
 pytestmark = pytest.mark.skipif(not crf_pydensecrf.is_importable(), reason="pydensecrf2 is not installed")
 

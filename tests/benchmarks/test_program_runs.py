@@ -10,8 +10,8 @@ from benchmarks import plain_run, plain_segment, user_speed
 from benchmarks.program_runs import launch, logged_values, rate_of_files, repeat_set, run_module, training_speed, write_set
 from benchmarks.two_processes import table
 from benchmarks.user_speed import Measured
-from utils.images import read_cam
-from utils.lists import read_label_list
+from utils.data.images import read_cam
+from utils.data.lists import read_label_list
 
 LOG = """
 x epoch 0 batch 4/4 lr 0.1 kd 1 images_per_second 99 memory_gib 1
@@ -95,4 +95,4 @@ def test_published_stages_are_named_alike() -> None:
 
 def test_failing_program_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"scripts\.train_l2g .*no_such_key"):
-        launch("scripts.train_l2g", "configs/l2g_demo.yaml", ["no_such_key=1"])
+        launch("scripts.train", "configs/l2g_demo.yaml", ["no_such_key=1"])

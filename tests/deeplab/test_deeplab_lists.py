@@ -9,11 +9,11 @@ from PIL import Image
 
 from configs.deeplab_schema import DatasetConfig, DeepLabConfig
 from deeplab.__main__ import main, translate
-from deeplab.lists import evaluation_items, find_list, training_items
-from deeplab.names import class_names
 from deeplab.network import build_deeplab
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import load_schema
+from utils.data.classes import class_names
+from utils.data.lists import evaluation_items, find_list, training_items
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -9,8 +9,7 @@ import torchvision
 from torch import nn
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.multi_scale import MultiScale
-from deeplab.network import build_deeplab
+from deeplab.network import MultiScale, build_deeplab
 from deeplab.weights import from_torchvision, load_checkpoint, load_initial
 from tests.deeplab.test_network import GOLDEN
 from tests.deeplab.tiny_deeplab import tiny_deeplab

@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab import crf, test
-from deeplab.lists import Item, evaluation_items
+from deeplab import crf
+from deeplab import predict as test
 from deeplab.network import build_deeplab
-from deeplab.places import archive_path, logits_dir, predictions_dir, scores_dir
-from deeplab.predictions import Confusion
+from deeplab.outputs import Confusion, archive_path, logits_dir, predictions_dir, scores_dir
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
-from utils.distributed import Dist
+from utils.data.lists import Item, evaluation_items
 from utils.errors import UserError
 from utils.files import lock_folder
+from utils.runtime.processes import Dist
 
 ROOT = Path(__file__).parents[2]
 IDS = [f"img_{index:03d}" for index in range(6)]

@@ -9,8 +9,7 @@ import torch
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.losses import multi_scale_loss
-from deeplab.multi_scale import MultiScale
-from deeplab.network import build_deeplab
+from deeplab.network import MultiScale, build_deeplab
 from tests.golden_weights import filled
 from utils.errors import UserError
 

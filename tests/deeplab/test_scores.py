@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.scores import published_scores, write_scores
-from utils.metrics import confusion_matrix
+from utils.evaluation.metrics import confusion_matrix
+from utils.evaluation.scores import published_scores, write_scores
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
 KEYS = ("Pixel Accuracy", "Mean Accuracy", "Frequency Weighted IoU", "Mean IoU")

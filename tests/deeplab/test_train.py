@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import train
-from deeplab.batches import EndlessBatches
-from deeplab.places import FINAL, logs_dir, models_dir
+from deeplab.outputs import FINAL, logs_dir, models_dir
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
+from utils.data.samplers import EndlessBatches
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

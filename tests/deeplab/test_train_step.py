@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from configs.deeplab_schema import DeepLabConfig, SolverConfig
-from deeplab.journal import LossHistory
-from deeplab.loss_module import LossModule
-from deeplab.losses import resize_labels
-from deeplab.network import build_deeplab
-from deeplab.solver import build_optimizer, learning_rate
+from deeplab.losses import LossModule, resize_labels
+from deeplab.network import build_deeplab, build_segmentation_optimizer, segmentation_rate
 from tests.deeplab.test_network import SCALES, build
-from utils.distributed import Dist
 from utils.errors import UserError
-from utils.optimizers import set_learning_rate
+from utils.runtime.processes import Dist
+from utils.training.journal import LossHistory
+from utils.training.optim import set_learning_rate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
 ALONE = Dist(0, 1, 0, torch.device("cpu"))
@@ -26,11 +24,11 @@ def test_two_iterations_equal_published() -> None:
     solver = SolverConfig(lr=2.5e-6, lr_decay=1, iter_max=20, iter_size=2)
     network = build()
     module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
-    optimizer = build_optimizer(network, solver)
+    optimizer = build_segmentation_optimizer(network, solver)
     parameters = dict(network.named_parameters())
     start = {name: value.detach().clone() for name, value in parameters.items()}
     for iteration in (1, 2):
-        set_learning_rate(optimizer, learning_rate(solver, iteration))
+        set_learning_rate(optimizer, segmentation_rate(solver, iteration))
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for number, letter in enumerate("ab"):
@@ -53,7 +51,7 @@ def test_two_iterations_equal_published() -> None:
             name = key.partition("/")[2]
             delta = (parameters[name].detach() - start[name]).flatten()[:8]
             np.testing.assert_allclose(delta, golden[key], rtol=1e-2, atol=1.2e-8)
-        rates = [learning_rate(solver, iteration + 1) * group["lr_scale"] for group in optimizer.param_groups]
+        rates = [segmentation_rate(solver, iteration + 1) * group["lr_scale"] for group in optimizer.param_groups]
         np.testing.assert_allclose(rates, golden[f"it{iteration}_lr_after"], rtol=1e-12)
         mean = network.state_dict()["base.layer1.conv1.bn.running_mean"][:8]
         np.testing.assert_allclose(mean, golden[f"it{iteration}_rm"], rtol=1e-6)
@@ -72,19 +70,19 @@ def _compare_norms(golden: "np.lib.npyio.NpzFile", prefix: str, parameters: dict
 def test_rates_equal_published() -> None:
     golden = np.load(GOLDEN / "poly_lr.npz")
     solver, factors = SolverConfig(), np.array([1, 10, 20])
-    used = [learning_rate(solver, t) * factors for t in range(1, 51)]
+    used = [segmentation_rate(solver, t) * factors for t in range(1, 51)]
     np.testing.assert_allclose(used, golden["lr_used_first50"], rtol=1e-14)
-    logged = [learning_rate(solver, t + 1) * factors for t in range(1, 51)]
+    logged = [segmentation_rate(solver, t + 1) * factors for t in range(1, 51)]
     np.testing.assert_allclose(logged, golden["lr_logged_first50"], rtol=1e-14)
     for iteration, row, after in zip(golden["iters"].tolist(), golden["lr_used_at"], golden["lr_logged_at"], strict=True):
-        np.testing.assert_allclose(learning_rate(solver, iteration) * factors, row, rtol=1e-14)
-        np.testing.assert_allclose(learning_rate(solver, iteration + 1) * factors, after, rtol=1e-14)
+        np.testing.assert_allclose(segmentation_rate(solver, iteration) * factors, row, rtol=1e-14)
+        np.testing.assert_allclose(segmentation_rate(solver, iteration + 1) * factors, after, rtol=1e-14)
 
 
 def test_warm_up_rises_to_the_schedule() -> None:
     solver = SolverConfig()
-    assert learning_rate(solver, 1, warmup=4) == pytest.approx(solver.lr / 4)
-    assert learning_rate(solver, 4, warmup=4) == learning_rate(solver, 4)
+    assert segmentation_rate(solver, 1, warmup=4) == pytest.approx(solver.lr / 4)
+    assert segmentation_rate(solver, 4, warmup=4) == segmentation_rate(solver, 4)
 
 
 def test_the_averaged_loss_equals_published() -> None:
@@ -107,7 +105,7 @@ def test_parameter_groups_are_the_published_ones() -> None:
     cfg = DeepLabConfig()
     with torch.device("meta"):
         network = build_deeplab(cfg)
-    groups = build_optimizer(network, cfg.solver).param_groups
+    groups = build_segmentation_optimizer(network, cfg.solver).param_groups
     assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [
         (104, 42_394_816),
         (4, 1_548_288),
@@ -121,10 +119,14 @@ def test_the_fov_head_is_trained_unless_told_otherwise() -> None:
     cfg.model.name = "DeepLabV1_ResNet101_MSC"
     with torch.device("meta"):
         network = build_deeplab(cfg)
-    assert [len(g["params"]) for g in build_optimizer(network, cfg.solver).param_groups] == [104, 3, 3]
-    assert [len(g["params"]) for g in build_optimizer(network, cfg.solver, untrained_fov=True).param_groups] == [104, 0, 0]
+    assert [len(g["params"]) for g in build_segmentation_optimizer(network, cfg.solver).param_groups] == [104, 3, 3]
+    assert [len(g["params"]) for g in build_segmentation_optimizer(network, cfg.solver, untrained_fov=True).param_groups] == [
+        104,
+        0,
+        0,
+    ]
     cfg.model.name = "DeepLabV2_ResNet101_MSC"
     with torch.device("meta"):
         other = build_deeplab(cfg)
     with pytest.raises(UserError, match="untrained_fov"):
-        build_optimizer(other, cfg.solver, untrained_fov=True)
+        build_segmentation_optimizer(other, cfg.solver, untrained_fov=True)

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.cam_head import refine
-from models.cam_net import CamNetwork
-from models.registry import build_cam_network
+from models.cam_net import CamNetwork, build_cam_network, refine
 from tests.golden_weights import filled, values
 
 GOLDEN = Path(__file__).parents[1] / "golden"

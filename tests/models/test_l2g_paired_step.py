@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Config
-from models.cam_net import CamNetwork
-from models.gates import GateOptions
+from models.cam_net import CamNetwork, build_cam_network
 from models.l2g import L2G, Batch, StepOutput
-from models.registry import build_cam_network
+from models.layers.gates import GateOptions
 from scripts.build import build_l2g_options
 from tests.golden_weights import filled
 from utils.config import load_config
-from utils.optimizers import build_optimizer, learning_rate
+from utils.training.optim import build_optimizer, learning_rate
 
 ROOT = Path(__file__).parents[2]
 VIEW, CROP = 64, 48

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.transfer import (
+from models.l2g import (
     align_to_patches,
     background_loss,
     extract_patches,

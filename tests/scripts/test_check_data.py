@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from configs.schema import Config
-from scripts import check_data, train_l2g
+from scripts import check_data
+from scripts import train as train_l2g
 from scripts.check_data import check_cheaply, main, run
 from tests.tiny_data import tiny_config
-from utils import check_files
 from utils.config import save_config
 from utils.errors import UserError
+from utils.prepare import check as check_files
 
 MINI = Path(__file__).parents[2] / ".." / "shared" / "data" / "voc_mini"
 

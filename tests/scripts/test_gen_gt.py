@@ -7,7 +7,7 @@ from PIL import Image
 
 from scripts.gen_gt import run
 from tests.evaluation_set import NUM_CLASSES, golden, make_config, write_golden_set, write_set
-from utils.classes import palette
+from utils.data.classes import palette
 from utils.errors import UserError
 from utils.files import lock_folder
 
@@ -71,7 +71,7 @@ def test_two_processes_write_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     write_golden_set(tmp_path, "voc12")
     alone = run(make_config(tmp_path, 20))
     before = {path.name: path.read_bytes() for path in (tmp_path / "pseudo_seg_labels").glob("*.png")}
-    monkeypatch.setattr("utils.pseudo_label_writer.CHUNK", 2)
+    monkeypatch.setattr("utils.cams.labels.CHUNK", 2)
     assert run(make_config(tmp_path, 20, "pseudo.workers=2")) == alone
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "pseudo_seg_labels").glob("*.png")}
 
@@ -82,7 +82,7 @@ VICTIMS = ["cams/a_1.png", "Sal/a.png", "JPEGImages/a.jpg", "damaged cams/a_1.pn
 # With two processes, one case shows that the file's name survives the way home.
 @pytest.mark.parametrize(("victim", "workers"), [*((victim, 1) for victim in VICTIMS), ("damaged cams/a_1.png", 2)])
 def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, workers: int) -> None:
-    monkeypatch.setattr("utils.pseudo_label_writer.CHUNK", 1)
+    monkeypatch.setattr("utils.cams.labels.CHUNK", 1)
     write_saliency_set(tmp_path)
     kind, _, name = victim.rpartition(" ")
     path = tmp_path / name

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from scripts.make_demo_data import DemoSettings, main, run
-from utils.classes import palette
-from utils.demo_creatures import CREATURES
+from utils.data.classes import palette
+from utils.data.lists import read_id_list, read_label_list
+from utils.demo_set.creatures import CREATURES
 from utils.errors import UserError
-from utils.lists import read_id_list, read_label_list
 
 SETTINGS = DemoSettings(train=7, val=3, size=48, seed=1)
 

@@ -10,9 +10,9 @@ from PIL import Image
 from configs.schema import Config
 from scripts import make_foreground_bank
 from tests.tiny_data import CLASSES, tiny_config
+from utils.data.lists import read_label_list
+from utils.data.paste import ForegroundBank
 from utils.errors import UserError
-from utils.foreground_bank import ForegroundBank
-from utils.lists import read_label_list
 
 
 def _config(tmp_path: Path, *overrides: str) -> Config:
@@ -85,5 +85,5 @@ def test_nothing_usable_is_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_missing_maps_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="CAM folder .* cannot be read .*run scripts.test_l2g first"):
+    with pytest.raises(UserError, match="CAM folder .* cannot be read .*run scripts.make_cams first"):
         make_foreground_bank.run(tiny_config(tmp_path))

@@ -13,8 +13,8 @@ from configs.schema import Config
 from scripts.make_saliency import main, run
 from tests.tiny_data import tiny_config
 from utils.config import save_config
+from utils.data.images import read_saliency
 from utils.errors import UserError
-from utils.images import read_saliency
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

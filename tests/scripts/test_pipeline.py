@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab import crf, test, train
-from scripts import compare, demo_pictures, evaluate_cam, gen_gt, make_demo_data, test_l2g, train_l2g
+from deeplab import crf, train
+from deeplab import predict as test
+from scripts import compare, demo_pictures, gen_gt, make_demo_data
+from scripts import evaluate_cams as evaluate_cam
+from scripts import make_cams as test_l2g
+from scripts import train as train_l2g
 from utils.config import load_config, load_schema
 
 ROOT = Path(__file__).parents[2]

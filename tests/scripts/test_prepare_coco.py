@@ -16,11 +16,11 @@ from pycocotools.coco import COCO
 from scripts import prepare_coco
 from scripts.prepare_coco import CocoSettings, main, run
 from tests.official_coco import BOOK_INDEX, DOG_INDEX, PERSON_INDEX, crowd_mask, image_name, write_coco
-from utils.classes import COCO_CLASSES
+from utils.data.classes import COCO_CLASSES
+from utils.data.images import read_image, read_label_map
+from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
 from utils.files import write_text_atomic
-from utils.images import read_image, read_label_map
-from utils.lists import read_id_list, read_label_list
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import train_l2g
+from scripts import train as train_l2g
 from scripts.prepare_custom import CustomSettings, main, run
 from utils.config import load_config
+from utils.data.images import read_image
+from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
-from utils.images import read_image
-from utils.lists import read_id_list, read_label_list
 
 FILES = {"a b.jpg": "cat", "sub/c.png": "dog;cat", "sub/d.JPG": "dog", "e.webp": "cat", "grey.jpg": "dog", "none.jpg": ""}
 SIZE = (30, 20)

@@ -15,9 +15,9 @@ pytest.importorskip("scipy")
 from scripts import prepare_voc
 from scripts.prepare_voc import VocSettings, main, run
 from tests.official_voc import MASK_CLASSES, SBD_ONLY, TRAIN, VAL, mask_of, write_sbd, write_sbd_mask, write_voc
-from utils.classes import palette
+from utils.data.classes import palette
+from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
-from utils.lists import read_id_list, read_label_list
 
 AUG = sorted([*TRAIN, *SBD_ONLY])
 MINI = Path(__file__).parents[2] / ".." / "shared" / "data" / "voc_mini"

@@ -13,8 +13,8 @@ import pytest
 from scripts.report import main
 from tests.report_runs import IMAGES, make_run
 from utils.errors import UserError
-from utils.report_files import find_files
-from utils.report_stages import read_stages
+from utils.report.files import find_files
+from utils.report.stages import read_stages
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -62,9 +62,9 @@ def _report(*arguments: str | Path) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest where a test looks at other parts."""
-    monkeypatch.setattr("utils.report_single._figures", lambda run: [])
-    monkeypatch.setattr("utils.report_single._confusions", lambda run: [])
-    monkeypatch.setattr("utils.report_compare._figures", lambda one, other: [])
+    monkeypatch.setattr("utils.report.pages._single_figures", lambda run: [])
+    monkeypatch.setattr("utils.report.pages._confusions", lambda run: [])
+    monkeypatch.setattr("utils.report.pages._figures", lambda one, other: [])
 
 
 def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from configs.schema import Config
-from scripts import train_l2g
+from scripts import train as train_l2g
 from tests.bank_files import write_tiny_bank
 from tests.tiny_data import tiny_config
 from utils.config import load_config
+from utils.data.paste import write_index
 from utils.errors import UserError
-from utils.foreground_bank import write_index
-from utils.weights import read_weights
+from utils.training.weights import read_weights
 
 ROOT = Path(__file__).parents[2]
 # A low rate: random weights without statistics of their own explode at the published one.

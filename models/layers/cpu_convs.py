@@ -1,0 +1,111 @@
+"""Dilated depthwise convolution whose backward pass is quick on CPUs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that keeps the picture's size; equal to `nn.Conv2d` but for the rounding of gradients.
+
+    On a CPU torch (2.15) has no fast gradient of a dilated depthwise convolution with respect to its input: for
+    (8, 1152, 14, 14), 5 x 5, dilation 2, it takes 30 times the forward pass. That gradient is the convolution with the
+    kernel turned by 180 degrees, which is fast.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C, H, W)."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        result: Tensor = _SameSizeDepthwise.apply(input, self.weight, self.padding, self.dilation)
+        return result if self.bias is None else result + self.bias[:, None, None]
+
+
+def quicken_depthwise(network: nn.Module) -> None:
+    """Replace each dilated depthwise convolution of `network` by a `DepthwiseConv2d` of the same weights and names."""
+    for parent in list(network.modules()):
+        for name, conv in list(parent.named_children()):
+            if type(conv) is nn.Conv2d and _fits(conv):
+                setattr(parent, name, _same(conv))
+
+
+def _fits(conv: nn.Conv2d) -> bool:
+    same_size = all(
+        padding == dilation * (kernel - 1) // 2 and kernel % 2 == 1
+        for padding, dilation, kernel in zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
+    )
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return depthwise and same_size and conv.stride == (1, 1) and max(conv.dilation) > 1 and conv.padding_mode == "zeros"
+
+
+def _same(conv: nn.Conv2d) -> DepthwiseConv2d:
+    with torch.device("meta"):  # the weights are taken over, not drawn: the random state stays as it is
+        quick = DepthwiseConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]  # stored as tuple[int, ...]
+            padding=conv.padding,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+        )
+    quick.weight, quick.bias = conv.weight, conv.bias
+    return quick.train(conv.training)
+
+
+class _SameSizeDepthwise(torch.autograd.Function):
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.padding, ctx.dilation = padding, dilation
+        return F.conv2d(images, weight, None, 1, padding, dilation, weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        images, weight = ctx.saved_tensors
+        of_images = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_images = F.conv2d(gradient, weight.flip(2, 3), None, 1, ctx.padding, ctx.dilation, weight.shape[0])
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.ops.aten.convolution_backward(
+                gradient, images, weight, None, [1, 1], ctx.padding, ctx.dilation, False, [0, 0], weight.shape[0],
+                [False, True, False],
+            )[1]  # fmt: skip
+        return of_images, of_weight, None, None
+
+
+# Below this many input channels torch (2.15) crashes on CPUs, see `PointwiseConv2d`.
+SAFE_CHANNELS = 16
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1 x 1 convolution; with few channels it takes every stride-th pixel first, which is the same.
+
+    Why: the gradient of a strided 1 x 1 convolution of fewer than 16 channels in channels_last layout writes where it must
+    not (oneDNN in torch 2.15, segmentation fault for views of about 56 pixels and more).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C, H, W)."""
+        if self.in_channels >= SAFE_CHANNELS:
+            return super().forward(input)
+        rows, columns = self.stride
+        return F.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
+def training_format(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return the memory layout that `network` trains fastest in: channels_last, unless it could meet the crash above."""
+    crashes = device.type == "cpu" and any(_crashes(module) for module in network.modules())
+    return torch.contiguous_format if crashes else torch.channels_last
+
+
+def _crashes(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or isinstance(module, PointwiseConv2d):
+        return False
+    return module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < SAFE_CHANNELS

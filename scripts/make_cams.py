@@ -1,0 +1,181 @@
+"""Write class activation maps: the mean over scales and mirror images, one PNG per image and present class.
+
+    python -m scripts.make_cams --config configs/l2g_voc.yaml [key=value ...]                  # one GPU, or the CPU
+    torchrun --nproc_per_node=2 -m scripts.make_cams --config configs/l2g_voc.yaml             # two GPUs share the list
+    python -m scripts.make_cams --config configs/l2g_voc.yaml cam.checkpoint=their_epoch_9.pth cam.scales=[1.0] cam.flip=false
+    python -m scripts.make_cams --config configs/l2g_voc.yaml data.infer_list=mine.txt cam.labels=predict
+
+Reads the images of data.infer_list. Writes <cam.dir>/<id>_<class>.png (8-bit grey, class 0-based), label maps
+<cam.label_dir>/<id>.png (0 background, class + 1), and beside cam.dir infer.json (counts) and infer.yaml (configuration).
+Finished images are skipped unless cam.overwrite=true, so a stopped run continues with the same command.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import Config
+from models.cam_net import CamNetwork
+from scripts.build import build_network
+from utils.cams.inference import CamSettings, infer_batch
+from utils.cams.merge import write_refine_maps
+from utils.cams.store import CamWriter, claim, describe_source, unfinished
+from utils.config import parse_args, save_config
+from utils.data.lists import read_label_list
+from utils.data.loading import SizedBatch, build_loader
+from utils.errors import UserError, run_program
+from utils.files import lock_folder, write_text_atomic
+from utils.runtime.device import INFERENCE_FORMAT, autocast_for, compile_in_place, set_threads
+from utils.runtime.log import get_logger, progress, record_stage
+from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
+from utils.training.trainer import Waiting
+from utils.training.weights import load_weights, read_weights
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and write CAMs."""
+    run(parse_args(argv, __doc__ or ""))
+
+
+def run(cfg: Config) -> dict[str, Any]:
+    """Write CAMs as configured; returns what infer.json holds (counts over all processes).
+
+    Raises:
+        UserError: for wrong input, naming the file, weights that do not fit, or an output folder in use.
+    """
+    set_threads(cfg.threads)
+    _check(cfg)
+    images = read_label_list(Path(cfg.data.infer_list), cfg.data.num_classes, labels_required=cfg.cam.labels == "list")
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(setup(cfg.device))
+        if place.is_main:
+            stack.enter_context(lock_folder(Path(cfg.cam.dir)))
+        network = _load_network(cfg, place)
+        if place.is_main:
+            claim(cfg, describe_source(cfg), images)
+        barrier(place.world)  # nobody starts before the folder is known to be free and consistent
+        mine = shard(list(images.items()), place.rank, place.world)
+        todo = unfinished(cfg, mine)
+        started = time.monotonic()
+        cams, waited = _write_cams(cfg, place, network, dict(todo))
+        counts = _totals([len(mine), len(mine) - len(todo), len(todo), cams], place)
+        result = {**_summary(cfg, counts, time.monotonic() - started), "loader_wait": waited}
+        if place.is_main:
+            _report(cfg, result)
+    return result
+
+
+def _check(cfg: Config) -> None:
+    """Refuse thresholds out of range, and label maps that would replace inputs."""
+    for key in ("label_threshold", "score_threshold"):
+        value = getattr(cfg.cam, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
+    _check_activation(cfg)
+    if not cfg.cam.label_dir:
+        return
+    label_dir, root = Path(cfg.cam.label_dir).resolve(), Path(cfg.data.root)
+    inputs = {"data.label_dir": root / cfg.data.label_dir, "data.saliency_dir": root / cfg.data.saliency_dir}
+    for key, folder in inputs.items():
+        if folder.resolve() == label_dir:
+            raise UserError(f"cam.label_dir {label_dir} is the folder of {key}, whose files would be lost; set another")
+
+
+def _check_activation(cfg: Config) -> None:
+    """Refuse probabilities against a background channel that training leaves as it was drawn."""
+    if cfg.cam.activation != "softmax":
+        return
+    advice = "has never learned its background channel; set cam.activation=relu"
+    if cfg.train.classify_epochs >= cfg.train.epochs:
+        raise UserError(f"cam.activation=softmax, but with train.classify_epochs >= train.epochs the network {advice}")
+    if cfg.cam.network == "local" and cfg.l2g.background_row != "train":
+        raise UserError(f"cam.activation=softmax, but the local network (l2g.background_row={cfg.l2g.background_row}) {advice}")
+
+
+def _load_network(cfg: Config, place: Dist) -> CamNetwork:
+    network = build_network(cfg)
+    checkpoint = cfg.cam.checkpoint
+    load_weights(network, read_weights(checkpoint, network=cfg.cam.network), source=checkpoint)
+    network = network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
+    if cfg.compile:
+        compile_in_place(network.backbone, place.device, sizes_vary=True)
+    return network
+
+
+def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> tuple[int, float | None]:
+    """Write the CAMs of id -> classes; returns how many, and the part of the time this process waited for pictures."""
+    label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
+    for folder in (Path(cfg.cam.dir), label_dir):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    log = get_logger(rank=place.rank)
+    log.info("%d images to do on %s, %d process(es)", len(todo), place.device, place.world)
+    if not todo:
+        return 0, None
+    loader = Waiting(build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda"))
+    with CamWriter(Path(cfg.cam.dir), label_dir) as writer, torch.inference_mode():
+        written = _images(cfg, place, network, loader, writer)
+        return sum(progress(written, len(todo), "CAMs", show=place.is_main)), round(loader.share(), 3)
+
+
+def _images(cfg: Config, place: Dist, network: CamNetwork, loader: Iterable[SizedBatch], writer: CamWriter) -> Iterator[int]:
+    """Infer and queue for writing; yields each image's number of CAMs."""
+    settings = CamSettings(
+        flip=cfg.cam.flip,
+        score_threshold=cfg.cam.score_threshold if cfg.cam.labels == "predict" else None,
+        label_threshold=cfg.cam.label_threshold if cfg.cam.label_dir else None,
+        refine=bool(cfg.cam.refine_dir),
+        background=cfg.data.num_classes if cfg.cam.activation == "softmax" else None,
+    )
+    for batch in loader:
+        scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT) for s in batch.scales]
+        precision = autocast_for(cfg.precision, place.device)
+        done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
+        for image_id, image in zip(batch.ids, done, strict=True):
+            if image.refine is not None:  # before the PNGs, which say that the image is done
+                write_refine_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
+            writer.write(image_id, image.classes, image.cams, image.labels)
+            yield len(image.classes)
+
+
+def _totals(counts: list[int], place: Dist) -> list[int]:
+    values = torch.tensor(counts, device=place.device)
+    return [int(v) for v in sum_over_ranks(values, place.world).tolist()]
+
+
+def _summary(cfg: Config, counts: list[int], seconds: float) -> dict[str, Any]:
+    images, skipped, done, cams = counts
+    return {
+        "images": images,
+        "skipped": skipped,
+        "done": done,
+        "cams_written": cams,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(done / seconds, 2) if done else None,
+        "checkpoint": cfg.cam.checkpoint,
+        "network": cfg.cam.network,
+        "scales": list(cfg.cam.scales),
+        "flip": cfg.cam.flip,
+        "labels": cfg.cam.labels,
+    }
+
+
+def _report(cfg: Config, result: dict[str, Any]) -> None:
+    out = Path(cfg.cam.dir).parent / "infer.json"
+    write_text_atomic(out, json.dumps(result, indent=2) + "\n")
+    save_config(cfg, out.with_suffix(".yaml"))
+    if result["done"]:
+        record_stage(cfg.run_dir, "test_l2g", result["seconds"], output=cfg.cam.dir, images=result["done"])
+    print(
+        f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
+        f"finished before), {result['seconds']} s"
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

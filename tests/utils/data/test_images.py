@@ -1,0 +1,99 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.data.classes import palette
+from utils.data.images import image_size, read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (40, 50), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path)
+    return path
+
+
+def test_png_round_trips(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a_0.png"
+    write_png(path, GREY)
+    np.testing.assert_array_equal(read_cam(path, (50, 40)), GREY)
+    assert read_saliency(path, None).size == image_size(path) == (50, 40)
+    write_png(path, COLOUR)
+    np.testing.assert_array_equal(np.asarray(read_image(path)), COLOUR)
+    assert [p.name for p in path.parent.iterdir()] == ["a_0.png"]
+    with pytest.raises(ValueError, match="uint8"):
+        write_png(path, GREY.astype(np.float32))
+
+
+def test_palette_label_maps_keep_values(tmp_path: Path) -> None:
+    labels = (GREY % 4).astype(np.uint8)
+    labels[0] = 255
+    for colours in (None, palette()):
+        write_png(tmp_path / "a.png", labels, colours)
+        np.testing.assert_array_equal(read_label_map(tmp_path / "a.png", 3, (50, 40)), labels)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P" and image.getpalette()[3:6] == [128, 0, 0]
+    with pytest.raises(UserError, match=r"a.png holds the value 3; expected 0 to 2 or 255"):
+        read_label_map(tmp_path / "a.png", 2)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_photos_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    assert read_image(save(path, COLOUR, mode)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "read", [read_image, lambda p: read_saliency(p, None), read_cam, lambda p: read_label_map(p, 255), image_size]
+)
+def test_missing_and_foreign_files_are_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(UserError, match=r"none.png does not exist"):
+        read(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"text.png is damaged or no image"):
+        read(tmp_path / "text.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"folder.png cannot be read"):
+        read(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+def test_truncated_files_are_named(tmp_path: Path, name: str, share: float) -> None:
+    path = save(tmp_path / name, COLOUR)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(UserError, match=name):
+        read_image(path)
+
+
+def test_damaged_bytes_inside_are_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", GREY)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"a\.png is damaged"):
+        read_cam(path)
+
+
+def test_wrong_sizes(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", (GREY > 100).astype(np.uint8))
+    for read in (lambda s: read_saliency(path, s), lambda s: read_cam(path, s), lambda s: read_label_map(path, 2, s)):
+        with pytest.raises(UserError, match=r"a.png is 50x40 pixels, expected 40x50"):
+            read((40, 50))
+
+
+def test_wrong_modes(tmp_path: Path) -> None:
+    colour = save(tmp_path / "rgb.png", COLOUR)
+    for read in (lambda: read_saliency(colour, None), lambda: read_cam(colour), lambda: read_label_map(colour, 20)):
+        with pytest.raises(UserError, match=r"rgb.png has mode RGB, expected"):
+            read()
+    deep = save(tmp_path / "deep.png", GREY.astype(np.uint16) * 200)
+    with pytest.raises(UserError, match=r"deep.png has mode I;16, expected 8 bits"):
+        read_image(deep)

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from utils.data.lists import read_id_list, read_label_list
+from utils.errors import UserError
+
+
+def write(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "list.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_labels_in_file_order_sorted_and_unique(tmp_path: Path) -> None:
+    path = write(tmp_path, "2007_000032 0 14 \nb 3 1 3\na.x 19")
+    labels = read_label_list(path, 20)
+    assert list(labels.items()) == [("2007_000032", (0, 14)), ("b", (1, 3)), ("a.x", (19,))]
+
+
+def test_windows_line_ends_mark_and_blank_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbfa 0 1\r\n\r\n  \r\nb 2\r\n")
+    assert read_label_list(path, 3) == {"a": (0, 1), "b": (2,)}
+    assert read_id_list(path) == ["a", "b"]
+
+
+def test_bare_ids_only_where_labels_are_not_required(tmp_path: Path) -> None:
+    path = write(tmp_path, "a 1\nb\n")
+    assert read_label_list(path, 2, labels_required=False) == {"a": (1,), "b": ()}
+    with pytest.raises(UserError, match=r"list.txt line 2: 'b' has no classes"):
+        read_label_list(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a 0\nb 20\n", "line 2: class 20 is out of range; expected 0 to 19"),
+        ("a -1\n", "line 1: class -1 is out of range"),
+        ("a 0\n\nb dog\n", "line 3: class 'dog' is not an integer"),
+        ("a 1.0\n", "'1.0' is not an integer"),
+        ("a 1_0\n", "'1_0' is not an integer"),
+        ("a \u0663\n", "is not an integer"),
+        ("a 0\nb 0\na 1\n", "line 3: id 'a' is there twice"),
+        ("../a 0\n", "line 1: '../a' is not an image id"),
+        ("/etc/a 0\n", "line 1: '/etc/a' is not an image id"),
+        ("x\\a 0\n", "is not an image id"),
+        (".. 0\n", "is not an image id"),
+        ("", "is empty"),
+        ("\r\n \n", "is empty"),
+        (b"\xff\xfea\x00", "not UTF-8"),
+    ],
+)
+def test_wrong_label_lists(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(UserError, match="list.txt") as raised:
+        read_label_list(write(tmp_path, content), 20)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("read", [read_id_list, lambda p: read_label_list(p, 2)])
+def test_missing_list(tmp_path: Path, read: object) -> None:
+    with pytest.raises(UserError, match=r"none.txt cannot be read \(No such file"):
+        read(tmp_path / "none.txt")  # type: ignore[operator]
+
+
+def test_ids_of_every_form(tmp_path: Path) -> None:
+    lines = ["/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png", "JPEGImages/b.c.jpg", "d 0 14", "e"]
+    assert read_id_list(write(tmp_path, "\n".join(lines))) == ["2007_000032", "b.c", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/JPEGImages/../a.jpg /X/a.png",
+        "/../a.jpg /X/a.png",
+        "/JPEGImages/sub/a.jpg /X/a.png",
+        "/JPEGImages/a.jpg /X/b.png",
+        "a b",
+        "..",
+        "/JPEGImages/...jpg",
+        "a 0\na 1",
+        "/JPEGImages/a.jpg /X/a.png\na",
+    ],
+)
+def test_wrong_id_lists(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UserError, match=r"list.txt line \d"):
+        read_id_list(write(tmp_path, line))

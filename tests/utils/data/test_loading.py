@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.schema import DataConfig
+from utils.data.loading import MultiScaleDataset
+from utils.errors import UserError
+
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "msf_cam_merge.npz")
+SCALES = (0.5, 1.0, 1.5, 2.0)
+LABELS = {"2007_000001": (3, 14), "2007_000002": (0,)}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    (tmp_path / "JPEGImages").mkdir()
+    for image_id in LABELS:  # lossless content under the usual name
+        Image.fromarray(GOLDEN[f"img_{image_id}"]).save(tmp_path / "JPEGImages" / f"{image_id}.jpg", "PNG")
+    return DataConfig(root=str(tmp_path))
+
+
+def test_published_inputs(data: DataConfig) -> None:
+    """Golden passes 0 and 1 are scale 0.5 and its mirror image, 7 is the mirror image of scale 2 (of the last image)."""
+    dataset = MultiScaleDataset(data, SCALES, LABELS)
+    items = {item["id"]: item for item in (dataset[i] for i in range(len(dataset)))}
+    assert list(items) == dataset.ids == list(LABELS)
+    views = items["2007_000001"]["scales"]
+    passes = {0: views[0], 1: views[0].flip(-1), 7: views[3].flip(-1)}
+    for index, view in passes.items():
+        np.testing.assert_allclose(view[:, ::5, ::5].numpy(), GOLDEN[f"real_in_{index}_slice"], rtol=0, atol=0.02)
+        np.testing.assert_allclose(view.double().sum(), GOLDEN[f"real_in_{index}_stats"][0], rtol=1e-3)
+
+
+def test_items(data: DataConfig) -> None:
+    item = MultiScaleDataset(data, SCALES, LABELS)[0]
+    assert item["size"] == (61, 83) and item["classes"] == (3, 14)
+    # Rounded half to even: 30.5 -> 30, 41.5 -> 42.
+    assert [tuple(view.shape) for view in item["scales"]] == [(3, 30, 42), (3, 61, 83), (3, 92, 124), (3, 122, 166)]
+    tiny = MultiScaleDataset(data, (0.001,), LABELS)[0]["scales"][0]
+    assert tuple(tiny.shape) == (3, 1, 1)
+
+
+def test_missing_image(data: DataConfig) -> None:
+    with pytest.raises(UserError, match=r"1 of 1 image files are missing in .*: none.jpg"):
+        MultiScaleDataset(data, SCALES, {"none": ()})

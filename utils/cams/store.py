@@ -1,0 +1,260 @@
+"""The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+from numpy.typing import NDArray
+from torch import Tensor
+
+from configs.schema import Config
+from utils.data.lists import read_id_list, read_label_list
+from utils.errors import UserError
+from utils.files import atomic_path, write_text_atomic
+from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
+
+# An image id and its present classes, 0-based ascending.
+LabelledId = tuple[str, tuple[int, ...]]
+
+
+def cam_path(folder: Path, image_id: str, class_index: int) -> Path:
+    """Return `<folder>/<id>_<class>.png`, class 0-based."""
+    return folder / f"{image_id}_{class_index}.png"
+
+
+def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
+    """Return the ids of `data.eval_list` with their classes, joined by id; checks that every CAM file is there.
+
+    (The published programs joined by line number with a fixed list, which paired images with other images' labels.)
+    Classes come from `data.label_list`, or with `cam.labels=predict` from the CAM files themselves.
+
+    Raises:
+        UserError: for a list that cannot be used, an id without a line in the label list, or missing CAM files.
+    """
+    ids = read_id_list(Path(cfg.data.eval_list))
+    if cfg.cam.labels == "predict":
+        found = classes_on_disk(cam_dir, cfg.data.num_classes)
+        return [(image_id, found.get(image_id, ())) for image_id in ids]
+    labels = read_label_list(Path(cfg.data.label_list), cfg.data.num_classes, labels_required=False)
+    unknown = [image_id for image_id in ids if image_id not in labels]
+    if unknown:
+        raise UserError(
+            f"{cfg.data.label_list} has no line for '{unknown[0]}' of {cfg.data.eval_list} ({len(unknown)} such ids); "
+            "set data.label_list to a list that covers data.eval_list"
+        )
+    tasks = [(image_id, labels[image_id]) for image_id in ids]
+    _check_cams(cam_dir, tasks, _file_names(cam_dir))
+    return tasks
+
+
+def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Return id -> ascending classes (0-based) of the CAM files in a folder, ids sorted.
+
+    Raises:
+        UserError: when the folder cannot be read.
+    """
+    found: dict[str, list[int]] = {}
+    for name in _file_names(folder):
+        image_id, _, class_index = name.removesuffix(".png").rpartition("_")
+        if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
+            found.setdefault(image_id, []).append(int(class_index))
+    return {image_id: tuple(sorted(found[image_id])) for image_id in sorted(found)}
+
+
+def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ...]]:
+    """Cut `tasks` into runs of `size` (the last may be shorter), the portions worker processes take."""
+    return [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+
+
+def _file_names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder)}
+    except OSError as error:
+        raise UserError(
+            f"CAM folder {folder} cannot be read ({error.strerror}); run scripts.make_cams first or set the cam_dir key"
+        ) from error
+
+
+def _check_cams(folder: Path, tasks: Sequence[LabelledId], names: set[str]) -> None:
+    missing = [path for i, classes in tasks for c in classes if (path := cam_path(folder, i, c)).name not in names]
+    if missing:
+        raise UserError(
+            f"CAM file {missing[0]} is missing ({len(missing)} missing in all); run scripts.make_cams on a data.infer_list "
+            "that covers data.eval_list"
+        )
+
+
+SOURCE_NAME = "source.json"
+READ_BYTES = 1 << 24
+
+
+def describe_source(cfg: Config) -> dict[str, Any]:
+    """Return what CAMs depend on: the checkpoint's content and the settings of the `cam` and `data` sections."""
+    cam = cfg.cam
+    return {
+        "checkpoint": cam.checkpoint,
+        "crc32": _checksum(Path(cam.checkpoint)),
+        "network": cam.network,
+        "scales": list(cam.scales),
+        "flip": cam.flip,
+        "activation": cam.activation,
+        "labels": cam.labels,
+        "score_threshold": cam.score_threshold if cam.labels == "predict" else None,
+        "label_threshold": cam.label_threshold if cam.label_dir else None,
+        "image_dir": str(Path(cfg.data.root) / cfg.data.image_dir),
+        "mean": list(cfg.data.mean),
+        "std": list(cfg.data.std),
+    }
+
+
+def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
+    """Make sure what `cam.dir` holds comes from `source`, then note `source` there.
+
+    With `cam.overwrite` the old CAMs and label maps of `images` are removed first, so that a run that is interrupted and
+    continued without `cam.overwrite` does not keep some of them.
+
+    Raises:
+        UserError: when the folder's CAMs come from another checkpoint or other settings.
+    """
+    folder = Path(cfg.cam.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.cam.overwrite:
+        _remove(folder, Path(cfg.cam.label_dir) if cfg.cam.label_dir else None, set(images))
+    else:
+        _check_same(folder, source)
+    write_text_atomic(folder / SOURCE_NAME, json.dumps(source, indent=2) + "\n")
+
+
+def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
+    """Return the images some file is missing of.
+
+    An image is finished when the CAMs of all its classes are there, and its label map and maps for refinement where such are
+    written. Where classes are predicted only the label map, written last, can tell; without label maps all are done again.
+    """
+    cams = _names(Path(cfg.cam.dir))
+    label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
+    labels = set() if label_dir is None else _names(label_dir)
+    refined = _names(Path(cfg.cam.refine_dir)) if cfg.cam.refine_dir else None
+    predicting = cfg.cam.labels == "predict"
+
+    def finished(image_id: str, classes: tuple[int, ...]) -> bool:
+        if predicting and label_dir is None:
+            return False
+        if label_dir is not None and f"{image_id}.png" not in labels:
+            return False
+        if refined is not None and f"{image_id}.npz" not in refined:
+            return False
+        return predicting or all(cam_path(Path(), image_id, k).name in cams for k in classes)
+
+    return [(image_id, classes) for image_id, classes in images if not finished(image_id, classes)]
+
+
+def _check_same(folder: Path, source: dict[str, Any]) -> None:
+    path = folder / SOURCE_NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); use cam.overwrite=true or another cam.dir") from error
+    found = {"activation": "relu", **found}  # folders from before there was a choice do not say it
+    # The same weights and pictures under another name are the same source, and label maps may be added or left out.
+    ignored = {"checkpoint", "image_dir"}
+    if None in (source["label_threshold"], found.get("label_threshold")):
+        ignored.add("label_threshold")
+    other = [key for key in source if key not in ignored and found.get(key) != source[key]]
+    if other:
+        raise UserError(
+            f"{folder} holds CAMs made with another {other[0] if other[0] != 'crc32' else 'checkpoint'} (see {path}); "
+            "use cam.overwrite=true to replace them or another cam.dir to keep them"
+        )
+
+
+def _remove(folder: Path, label_dir: Path | None, images: set[str]) -> None:
+    for name in _names(folder):
+        image_id, _, class_index = name.removesuffix(".png").rpartition("_")
+        if name.endswith(".png") and image_id in images and class_index.isdigit():
+            (folder / name).unlink()
+    if label_dir is not None:
+        for image_id in images:
+            (label_dir / f"{image_id}.png").unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {entry.name for entry in os.scandir(folder)}
+
+
+def _checksum(path: Path) -> int:
+    """Return the file's CRC-32: a gigabyte a second."""
+    value = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(READ_BYTES):
+                value = zlib.crc32(block, value)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror}); train first or set cam.checkpoint") from error
+    return value
+
+
+class CamWriter:
+    """Write each image's uint8 maps as PNG files; a context manager that ends when everything is on disk.
+
+    The copy from the device is only queued by `write`; a background thread waits for it, so the network never does.
+
+    Args:
+        cam_dir: folder of `<id>_<class>.png`; must exist.
+        label_dir: folder of `<id>.png` label maps, or None to write none; must exist.
+        threads: encoder threads (OpenCV's encoder runs outside Python's lock).
+    """
+
+    def __init__(self, cam_dir: Path, label_dir: Path | None, *, threads: int = THREADS) -> None:
+        self.cam_dir, self.label_dir = cam_dir, label_dir
+        self._pool = BoundedPool(threads)
+
+    def write(self, image_id: str, classes: Sequence[int], cams: Tensor, labels: Tensor | None) -> None:
+        """Queue one image.
+
+        Args:
+            image_id: names the files.
+            classes: its K present classes, 0-based.
+            cams: (K, H, W) uint8 on any device.
+            labels: (H, W) uint8 label map, needed when there is a `label_dir`.
+
+        Raises:
+            Exception: whatever an earlier image's writing raised.
+        """
+        copy = HostCopy([cams] if labels is None else [cams, labels])
+        self._pool.submit(self._encode, image_id, tuple(classes), copy)
+
+    def __enter__(self) -> "CamWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+    def _encode(self, image_id: str, classes: tuple[int, ...], copy: HostCopy) -> None:
+        maps = copy.wait()
+        for class_index, cam in zip(classes, maps[0].numpy(), strict=True):
+            _write_grey_png(cam_path(self.cam_dir, image_id, class_index), cam)
+        # Last: the label map then says that the image is complete.
+        if self.label_dir is not None:
+            _write_grey_png(self.label_dir / f"{image_id}.png", maps[1].numpy())
+
+
+def _write_grey_png(path: Path, values: NDArray[Any]) -> None:
+    """Encode with OpenCV: several times faster than Pillow on CAMs, and without Python's lock."""
+    _, encoded = cv2.imencode(".png", values)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); free disk space or set cam.dir, cam.label_dir"
+        ) from error

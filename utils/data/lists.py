@@ -1,0 +1,233 @@
+"""Image lists: '<id> <class> <class> ...' lines with 0-based classes, and the segmentation sets' pairs of paths."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from configs.deeplab_schema import DatasetConfig
+from utils.errors import UserError
+
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool = True) -> dict[str, tuple[int, ...]]:
+    """Read image-level labels; ids keep the order of the file.
+
+    Windows line ends, a byte-order mark and blank lines are accepted.
+
+    Args:
+        path: text file of '<id> <class> <class> ...' lines, classes 0-based and without background.
+        num_classes: classes must be below.
+        labels_required: False also accepts lines that hold an id alone (its classes are then `()`).
+
+    Returns:
+        id -> ascending class indices without repetition.
+
+    Raises:
+        UserError: naming file and line, for a missing or empty file, a line without classes (when required), a class that
+            is no integer or out of range, an id given twice, or one with a path in it.
+    """
+    path = Path(path)
+    labels: dict[str, tuple[int, ...]] = {}
+    for place, fields in list_lines(path):
+        image_id, classes = parse_label_line(fields, place, num_classes, labels_required=labels_required)
+        if image_id in labels:
+            raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
+        labels[image_id] = classes
+    return labels
+
+
+def parse_label_line(
+    fields: list[str], place: str, num_classes: int, *, labels_required: bool = True
+) -> tuple[str, tuple[int, ...]]:
+    """Return id and ascending classes of one line of `read_label_list`, split at white space; raises as that does."""
+    image_id = _check_id(fields[0], place, "'<id> <class> <class> ...'")
+    if labels_required and len(fields) == 1:
+        raise UserError(f"{place}: '{image_id}' has no classes; add its 0-based classes or remove the line")
+    return image_id, _classes(fields[1:], num_classes, place)
+
+
+def read_id_list(path: str | Path) -> list[str]:
+    """Read the ids of a list, in its order.
+
+    Args:
+        path: text file of '<id>', '<id> <class> ...' or '/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png' lines.
+
+    Raises:
+        UserError: naming file and line, for a missing or empty file, a line of another form, an id given twice, or one
+            that leaves the data folder.
+    """
+    path = Path(path)
+    ids: dict[str, None] = {}
+    for place, fields in list_lines(path):
+        image_id = parse_id_line(fields, place)
+        if image_id in ids:
+            raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
+        ids[image_id] = None
+    return list(ids)
+
+
+def parse_id_line(fields: list[str], place: str) -> str:
+    """Return the id of one line of `read_id_list`, split at white space; raises as that does."""
+    return _id_of_paths(fields, place) if "/" in fields[0] else _id_of_labels(fields, place)
+
+
+def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield ('<file> line <n>', fields) of the lines that are not blank.
+
+    Raises:
+        UserError: for an unreadable or empty file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"list {path} is not UTF-8 text (byte {error.start}); save it as plain UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"list {path} cannot be read ({error.strerror}); check the path in the configuration") from error
+    empty = True
+    for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1):
+        fields = line.split()
+        if fields:
+            empty = False
+            yield f"{path} line {number}", fields
+    if empty:
+        raise UserError(f"list {path} is empty; expected one image a line")
+
+
+def _classes(fields: list[str], num_classes: int, place: str) -> tuple[int, ...]:
+    classes = set()
+    for text in fields:
+        # int() alone would also take '1_0', '+1' and digits of other scripts.
+        if not (text.isascii() and text.removeprefix("-").isdigit()):
+            raise UserError(f"{place}: class '{text}' is not an integer; expected 0-based class indices after the id")
+        value = int(text)
+        if not 0 <= value < num_classes:
+            raise UserError(
+                f"{place}: class {value} is out of range; expected 0 to {num_classes - 1} (data.num_classes is {num_classes})"
+            )
+        classes.add(value)
+    return tuple(sorted(classes))
+
+
+def _check_id(image_id: str, place: str, form: str) -> str:
+    if "/" in image_id or "\\" in image_id or ".." in image_id or "\0" in image_id:
+        raise UserError(f"{place}: '{image_id}' is not an image id (no '/', '\\' or '..' allowed); expected {form}")
+    return image_id
+
+
+def _id_of_labels(fields: list[str], place: str) -> str:
+    image_id = _check_id(fields[0], place, "'<id>' or '<id> <class> ...'")
+    if not all(text.isascii() and text.isdigit() for text in fields[1:]):
+        raise UserError(f"{place}: expected '<id>', '<id> <class> ...' or two paths, found '{' '.join(fields)}'")
+    return image_id
+
+
+def _id_of_paths(fields: list[str], place: str) -> str:
+    form = "'/<folder>/<id>.jpg /<folder>/<id>.png'"
+    ids = []
+    for field in fields:
+        parts = PurePosixPath(field.removeprefix("/")).parts
+        if len(parts) != 2 or ".." in parts:
+            raise UserError(f"{place}: '{field}' is not the path of a data file; expected {form}")
+        ids.append(_check_id(PurePosixPath(parts[1]).stem, place, form))
+    if len(set(ids)) != 1:
+        raise UserError(f"{place}: paths of different images, '{' '.join(fields)}'; expected {form} with one id")
+    return ids[0]
+
+
+# Places lists are looked for, below dataset.root; the first three are published ones.
+LIST_PLACES = ("{}.txt", "ImageSets/SegmentationAug/{}.txt", "ImageSets/Segmentation/{}.txt")
+# Users of the published files name splits that only exist under the other name.
+ALIASES = {"val_aug": "val", "val": "val_aug"}
+TRUTH_NAMES = ("SegmentationClassAug", "SegmentationClass")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, its label map (None: not given) and its id, the file name without suffix."""
+
+    image_id: str
+    image: Path
+    labels: Path | None
+
+
+def training_items(dataset: DatasetConfig, *, fully_supervised: bool) -> tuple[list[Item], Path]:
+    """Return the training images with their labels, and the folder these come from.
+
+    Raises:
+        UserError: for an unreadable list, and when labels come from the ground-truth folder without `fully_supervised`.
+    """
+    items = _read(dataset, find_list(dataset, dataset.train_list, dataset.split.train))
+    if dataset.label_dir:
+        folder = _label_folder(dataset)
+        items = [Item(item.image_id, item.image, folder / f"{item.image_id}.png") for item in items]
+    first = items[0].labels
+    if first is None:
+        raise UserError(f"the list of {dataset.split.train} has images without labels; set dataset.label_dir")
+    folder = first.parent
+    if not fully_supervised and (folder.name in TRUTH_NAMES or folder.name == Path(dataset.truth_dir).name):
+        raise UserError(
+            f"training labels come from {folder}, which is ground truth; set dataset.label_dir to the pseudo labels (e.g. "
+            "dataset.label_dir=pseudo_seg_labels), or fully_supervised=true if that is what you want"
+        )
+    return items, folder
+
+
+def evaluation_items(dataset: DatasetConfig, *, unlabelled: bool = False) -> list[Item]:
+    """Return the images of split.val with ground truth, or of split.test without (`unlabelled`)."""
+    if unlabelled:
+        found = find_list(dataset, dataset.val_list, dataset.split.test)
+        return [Item(item.image_id, item.image, None) for item in _read(dataset, found)]
+    return _read(dataset, find_list(dataset, dataset.val_list, dataset.split.val))
+
+
+def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
+    """Return the list file: the one given, or `<split>.txt` in the first of the usual places that has it.
+
+    Raises:
+        UserError: when there is none, naming the places.
+    """
+    if given:
+        return Path(given)
+    for name in (split, ALIASES.get(split, split)):
+        for place in LIST_PLACES:
+            path = Path(dataset.root, place.format(name))
+            if path.is_file():
+                return path
+    places = ", ".join(str(Path(dataset.root, place.format(split))) for place in LIST_PLACES)
+    raise UserError(f"no list of split '{split}' found (looked for {places}); set dataset.train_list / dataset.val_list")
+
+
+def _read(dataset: DatasetConfig, path: Path) -> list[Item]:
+    root = Path(dataset.root)
+    items: dict[str, Item] = {}
+    for place, fields in list_lines(path):
+        if "/" in fields[0]:
+            item = _of_paths(root, fields, place)
+        else:
+            image_id = fields[0]
+            labels = root / dataset.truth_dir / f"{image_id}.png"
+            item = Item(image_id, root / dataset.image_dir / f"{image_id}.jpg", labels)
+        if item.image_id in items:
+            raise UserError(f"{place}: id '{item.image_id}' is there twice; remove one of its lines")
+        items[item.image_id] = item
+    return list(items.values())
+
+
+def _of_paths(root: Path, fields: list[str], place: str) -> Item:
+    form = "'/<folder>/<id>.jpg /<folder>/<id>.png'"
+    if len(fields) > 2:
+        raise UserError(f"{place}: {len(fields)} entries, expected {form}")
+    paths = [PurePosixPath(field.removeprefix("/")) for field in fields]
+    for path in paths:
+        if ".." in path.parts or path.is_absolute():
+            raise UserError(f"{place}: '{path}' leaves the data folder; expected {form}")
+    if len({path.stem for path in paths}) != 1:
+        raise UserError(f"{place}: paths of different images, '{' '.join(fields)}'; expected {form} with one id")
+    return Item(paths[0].stem, root / paths[0], root / paths[1] if len(paths) == 2 else None)
+
+
+def _label_folder(dataset: DatasetConfig) -> Path:
+    """`dataset.label_dir` is relative to the root; outputs of a run are named from the working directory."""
+    inside = Path(dataset.root, dataset.label_dir)
+    return inside if inside.is_dir() or not Path(dataset.label_dir).is_dir() else Path(dataset.label_dir)

@@ -1,0 +1,185 @@
+"""The data set of CAM inference: each image at several scales."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from configs.deeplab_schema import ImageConfig
+from configs.schema import CamConfig, DataConfig
+from utils.data.folder import check_images, image_path
+from utils.data.images import image_size, read_image
+from utils.data.lists import Item
+from utils.data.transforms import read_pixels, to_input, to_normalised_tensor
+
+
+class MultiScaleDataset(Dataset[dict[str, Any]]):
+    """Images at several scales, PIL bicubic, sides rounded half to even as published; mirrored copies are made later.
+
+    An item holds "id": str; "size": (H, W) of the image; "classes": its class indices, ascending; "scales": one
+    (3, h, w) float32 normalised RGB tensor a scale.
+
+    Args:
+        data: where the images are, and their mean and std.
+        scales: factors on both sides, > 0.
+        labels: id -> class indices, in the order to walk.
+
+    Raises:
+        UserError: when images are missing (at once) or damaged (when read).
+    """
+
+    def __init__(self, data: DataConfig, scales: Sequence[float], labels: Mapping[str, tuple[int, ...]]) -> None:
+        self.data, self.scales, self.labels = data, tuple(scales), labels
+        self.ids = list(labels)
+        check_images(data, self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return item `index` of the list."""
+        image_id = self.ids[index]
+        image = read_image(image_path(self.data, image_id))
+        scaled = [resize_scaled(image, scale) for scale in self.scales]
+        return {
+            "id": image_id,
+            "size": (image.height, image.width),
+            "classes": self.labels[image_id],
+            "scales": [to_normalised_tensor(view, self.data.mean, self.data.std) for view in scaled],
+        }
+
+
+def resize_scaled(image: Image.Image, scale: float) -> Image.Image:
+    """Return `image` with both sides multiplied by `scale`, rounded half to even, at least 1 pixel."""
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def image_batches(paths: Sequence[Path], batch_size: int) -> list[list[int]]:
+    """Return `batches_by_size` of image files; with a `batch_size` of 1 no file is opened.
+
+    Raises:
+        UserError: when an image is missing or unreadable.
+    """
+    if batch_size == 1:
+        return [[index] for index in range(len(paths))]
+    return batches_by_size((image_size(path) for path in paths), batch_size)
+
+
+def batches_by_size(sizes: Iterable[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Group indices by size into batches of at most `batch_size`.
+
+    Args:
+        sizes: (W, H) of each image, pixels.
+        batch_size: >= 1.
+
+    Returns:
+        lists of indices; each index once; sizes in order of first appearance, indices ascending within a size.
+    """
+    buckets: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        buckets.setdefault(size, []).append(index)
+    return [batch for bucket in buckets.values() for batch in _cut(bucket, batch_size)]
+
+
+def _cut(indices: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), batch_size):
+        yield list(indices[start : start + batch_size])
+
+
+@dataclass
+class SizedBatch:
+    """B images of one `size` (H, W): `scales` holds a (B, 3, h_s, w_s) tensor per scale."""
+
+    ids: list[str]
+    classes: list[tuple[int, ...]]
+    size: tuple[int, int]
+    scales: list[Tensor]
+
+    def pin_memory(self) -> "SizedBatch":
+        """Called by the loader on CUDA machines."""
+        self.scales = [scale.pin_memory() for scale in self.scales]
+        return self
+
+
+def build_loader(
+    data: DataConfig, cam: CamConfig, classes: Mapping[str, tuple[int, ...]], *, pin_memory: bool
+) -> DataLoader[SizedBatch]:
+    """Return a loader of `SizedBatch` over the images of `classes` (id -> present classes), `cam.batch_size` at most in each.
+
+    Raises:
+        UserError: when an image is missing, or unreadable where sizes are needed to form batches; others when they are read.
+    """
+    batches = image_batches([image_path(data, image_id) for image_id in classes], cam.batch_size)
+    return DataLoader(
+        MultiScaleDataset(data, cam.scales, classes),  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=min(data.workers, len(batches)),
+        pin_memory=pin_memory,
+    )
+
+
+def _collate(items: Sequence[Any]) -> SizedBatch:
+    return SizedBatch(
+        ids=[item["id"] for item in items],
+        classes=[tuple(item["classes"]) for item in items],
+        size=tuple(items[0]["size"]),
+        scales=[torch.stack(views) for views in zip(*(item["scales"] for item in items), strict=True)],
+    )
+
+
+@dataclass
+class ImageBatch:
+    """Items of one size and their network inputs (B, 3, H, W)."""
+
+    items: list[Item]
+    images: Tensor
+
+    def pin_memory(self) -> "ImageBatch":
+        """Called by the loader on CUDA machines."""
+        self.images = self.images.pin_memory()
+        return self
+
+
+def whole_images(
+    items: Sequence[Item], image: ImageConfig, *, batch_size: int, workers: int, pin_memory: bool
+) -> DataLoader[ImageBatch]:
+    """Return a loader of `ImageBatch` over all items, each image once.
+
+    Args:
+        items: images to load.
+        image: mean, scale and channel order.
+        batch_size: images of one size per batch, at most.
+        workers: loader processes.
+        pin_memory: for CUDA.
+
+    Raises:
+        UserError: when an image is unreadable where sizes are needed to form batches; others when they are read.
+    """
+    batches = image_batches([item.image for item in items], batch_size)
+    return DataLoader(
+        _Images(items, image),  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=_collate_images,
+        num_workers=min(workers, len(batches)),
+        pin_memory=pin_memory,
+    )
+
+
+class _Images(Dataset[tuple[Item, Tensor]]):
+    def __init__(self, items: Sequence[Item], image: ImageConfig) -> None:
+        self.items, self.image = items, image
+
+    def __getitem__(self, index: int) -> tuple[Item, Tensor]:
+        """Return an item and its input."""
+        return self.items[index], to_input(read_pixels(self.items[index].image, self.image)[0], self.image)
+
+
+def _collate_images(entries: Sequence[tuple[Item, Tensor]]) -> ImageBatch:
+    return ImageBatch([item for item, _ in entries], torch.stack([image for _, image in entries]))

@@ -1,0 +1,275 @@
+"""Pictures for people: heat maps over images, label maps with a legend, captioned sheets. All return uint8 RGB arrays."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.data.classes import BACKGROUND, IGNORE, class_index, palette
+
+if TYPE_CHECKING:
+    import torch
+
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+
+LEVELS = 255
+COLORMAP = "turbo"
+# A heat map's colours cover at most this much of the image; where the map is 0 the image stays dim but readable.
+HEAT_OPACITY = 0.65
+DIMMED = 0.55
+# Pixels, on sheets.
+CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
+CHECK, CHECK_GREYS = 8, (170, 215)
+PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
+
+
+def denormalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """Turn normalised images (B, 3, H, W) back into RGB pictures (B, H, W, 3).
+
+    Args:
+        images: float, (RGB in [0, 1] - mean) / std.
+        mean: three channel means.
+        std: three channel deviations.
+    """
+    import torch  # here: seconds to import, and the programs that draw maps alone have no use for it
+
+    images = images.detach().float().cpu()
+    shape = (1, 3, 1, 1)
+    rgb = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return (rgb.clamp(0, 1) * LEVELS).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def heat_map(values: NDArray[Any], *, colormap: str = COLORMAP) -> Picture:
+    """Colour a map (H, W), float in [0, 1] or uint8, with a matplotlib colour map -> (H, W, 3)."""
+    return _colour_table(colormap)[_levels(values)]
+
+
+def cam_overlay(
+    image: Picture, cam: NDArray[Any], *, opacity: float = HEAT_OPACITY, colormap: str = COLORMAP, outline: float | None = None
+) -> Picture:
+    """Lay a CAM's colours over its image: strong where the CAM is, the dimmed grey image where it is not.
+
+    Args:
+        image: (H, W, 3).
+        cam: (h, w), float in [0, 1] or uint8; resized to the image when smaller.
+        opacity: share of the heat colours at the CAM's maximum, in [0, 1].
+        colormap: a matplotlib name; perceptually ordered ones (turbo, inferno, viridis) read best.
+        outline: draw a white line where the CAM crosses this value in [0, 1] (the background threshold).
+    """
+    height, width = image.shape[:2]
+    levels = cv2.resize(_levels(cam), (width, height), interpolation=cv2.INTER_LINEAR)
+    strength = levels[..., None].astype(np.float32) / LEVELS
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
+    # Colour and brightness of the image return together with the heat, so that the lit part stays recognisable.
+    dimmed = DIMMED * ((1 - strength) * grey + strength * image)
+    share = opacity * (0.35 + 0.65 * strength)
+    mixed = dimmed * (1 - share) + _colour_table(colormap)[levels] * share + strength * (1 - DIMMED) * (1 - share) * image
+    out = np.clip(np.rint(mixed), 0, LEVELS).astype(np.uint8)
+    if outline is not None:
+        out[_edges((levels > outline * LEVELS).astype(np.uint8))] = PAPER
+    return out
+
+
+def label_colours(label_map: NDArray[np.uint8]) -> Picture:
+    """Colour a label map (H, W) as the VOC palette does; ignored pixels (255) light grey."""
+    table = np.frombuffer(palette(), np.uint8).reshape(-1, 3).copy()
+    table[IGNORE] = IGNORED
+    return table[label_map]
+
+
+def label_overlay(
+    image: Picture, label_map: NDArray[np.uint8], class_names: Sequence[str], *, opacity: float = 0.6, legend: bool = True
+) -> Picture:
+    """Lay a label map's colours and outlines over its image, with a legend of the labels it holds below.
+
+    Args:
+        image: (H, W, 3).
+        label_map: (H, W), 0 background (left as it is), class + 1, 255 ignored.
+        class_names: C names, background not among them.
+        opacity: share of the label colours, in [0, 1].
+        legend: add the strip below; the result is then taller than the image.
+    """
+    colours = label_colours(label_map).astype(np.float32)
+    share = np.where(label_map == BACKGROUND, 0, opacity)[..., None]
+    out = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
+    edges = _edges(label_map)
+    out[edges] = np.where((label_map == BACKGROUND)[..., None], LEVELS, label_colours(label_map))[edges]
+    if not legend:
+        return out
+    return np.concatenate([out, label_legend(np.unique(label_map).tolist(), class_names, image.shape[1])])
+
+
+def label_legend(values: Sequence[int], class_names: Sequence[str], width: int) -> Picture:
+    """Draw swatches and names of label values (background left out), in as many lines as `width` pixels need."""
+    entries = [(v, "ignored" if v == IGNORE else class_names[class_index(v)]) for v in values if v != BACKGROUND]
+    lines: list[list[tuple[int, int, str]]] = [[]]
+    x = MARGIN
+    for value, name in entries:
+        advance = SWATCH + MARGIN // 2 + _text_width(name) + MARGIN
+        if lines[-1] and x + advance > width:
+            lines.append([])
+            x = MARGIN
+        lines[-1].append((x, value, name))
+        x += advance
+    step = TEXT_HEIGHT + MARGIN // 2
+    page = Image.new("RGB", (width, step * len(lines) + MARGIN // 2), PAPER)
+    draw = ImageDraw.Draw(page)
+    for row, line in enumerate(lines):
+        top = MARGIN // 2 + row * step
+        for x, value, name in line:
+            colour = tuple(label_colours(np.array([[value]], np.uint8))[0, 0].tolist())
+            draw.rectangle((x, top + 1, x + SWATCH, top + SWATCH), fill=colour, outline=INK)
+            draw.text((x + SWATCH + MARGIN // 2, top), name, fill=INK, font=label_font())
+    return np.array(page)
+
+
+def contact_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], *, cell_height: int = CELL_HEIGHT) -> Picture:
+    """Set captioned pictures in rows on white paper.
+
+    Args:
+        rows: for each row its (caption, picture (H, W, 3)) cells; rows may differ in length.
+        cell_height: pixels every picture is scaled to, its aspect kept.
+
+    Raises:
+        ValueError: when there is no picture at all.
+    """
+    if not any(rows):
+        raise ValueError("a contact sheet needs at least one picture")
+    scaled = [[(caption, _to_height(picture, cell_height)) for caption, picture in row] for row in rows]
+    columns = max(len(row) for row in scaled)
+    # One width per column, so that cells of the same kind stand below each other.
+    widths = [max(row[c][1].shape[1] for row in scaled if c < len(row)) for c in range(columns)]
+    step = TEXT_HEIGHT + MARGIN // 2 + cell_height + MARGIN
+    page = Image.new("RGB", (sum(widths) + MARGIN * (columns + 1), step * len(scaled) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(page)
+    for r, row in enumerate(scaled):
+        x, y = MARGIN, MARGIN + r * step
+        for (caption, picture), width in zip(row, widths, strict=False):
+            draw.text((x, y), _shorten(caption, width), fill=INK, font=label_font())
+            page.paste(Image.fromarray(picture), (x, y + TEXT_HEIGHT + MARGIN // 2))
+            x += width + MARGIN
+    return np.array(page)
+
+
+def on_checkerboard(cutout: NDArray[np.uint8]) -> Picture:
+    """Lay a picture with alpha (H, W, 4) over a grey checkerboard -> (H, W, 3)."""
+    height, width = cutout.shape[:2]
+    rows, columns = np.ogrid[:height, :width]
+    squares = np.where((rows // CHECK + columns // CHECK) % 2, *CHECK_GREYS)[..., None]
+    alpha = cutout[..., 3:].astype(np.float32) / LEVELS
+    return np.rint(cutout[..., :3] * alpha + squares * (1 - alpha)).astype(np.uint8)
+
+
+def fit_square(picture: Picture, side: int) -> Picture:
+    """Scale a picture (H, W, 3) to fit a white square of `side` pixels, its aspect kept, in the middle."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    page = np.full((side, side, 3), LEVELS, np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    page[top : top + rows, left : left + columns] = cv2.resize(picture, (columns, rows), interpolation=interpolation)
+    return page
+
+
+@dataclass
+class PipelineSample:
+    """What the stages made of one image; all may be absent.
+
+    `cams` is class (0-based) -> (H, W), float in [0, 1] or uint8; `predictions` is caption -> label map of a network.
+    """
+
+    image_id: str
+    image: Picture
+    saliency: NDArray[Any] | None = None
+    cams: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    pseudo_label: NDArray[np.uint8] | None = None
+    ground_truth: NDArray[np.uint8] | None = None
+    predictions: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+def pipeline_sheet(
+    samples: Sequence[PipelineSample],
+    class_names: Sequence[str],
+    *,
+    outline: float | None = None,
+    cell_height: int = CELL_HEIGHT,
+) -> Picture:
+    """Show a row per image: image, saliency, a CAM per class, pseudo label, predictions, ground truth; one legend below.
+
+    Args:
+        samples: the images with what is known of them; at least one.
+        class_names: C names.
+        outline: background threshold in [0, 1] to outline in the CAMs.
+        cell_height: pixels.
+    """
+    most = max(len(sample.cams) for sample in samples)
+    sheet = contact_sheet([_pipeline_row(s, class_names, most, outline) for s in samples], cell_height=cell_height)
+    maps = [m for s in samples for m in (s.pseudo_label, *s.predictions.values(), s.ground_truth) if m is not None]
+    values = sorted({int(v) for m in maps for v in np.unique(m)} - {BACKGROUND})
+    return np.concatenate([sheet, label_legend(values, class_names, sheet.shape[1])]) if values else sheet
+
+
+def _pipeline_row(
+    sample: PipelineSample, class_names: Sequence[str], cam_columns: int, outline: float | None
+) -> list[tuple[str, Picture]]:
+    blank = np.full_like(sample.image, LEVELS)
+    saliency = blank if sample.saliency is None else heat_map(sample.saliency, colormap="gray")
+    row = [(sample.image_id, sample.image), ("" if sample.saliency is None else "saliency", saliency)]
+    row += [(f"CAM: {class_names[k]}", cam_overlay(sample.image, cam, outline=outline)) for k, cam in sample.cams.items()]
+    row += [("", blank)] * (cam_columns - len(sample.cams))
+    maps = [("pseudo label", sample.pseudo_label), *sample.predictions.items(), ("ground truth", sample.ground_truth)]
+    for caption, labels in maps:
+        overlay = None if labels is None else label_overlay(sample.image, labels, class_names, legend=False)
+        row.append(("", blank) if overlay is None else (caption, overlay))
+    return row
+
+
+def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    return np.clip(np.rint(values.astype(np.float32) * LEVELS), 0, LEVELS).astype(np.uint8)
+
+
+@functools.lru_cache
+def _colour_table(colormap: str) -> NDArray[np.uint8]:
+    from matplotlib import colormaps  # here: a second to import, and only pictures need it
+
+    return (colormaps[colormap](np.arange(LEVELS + 1))[:, :3] * LEVELS).round().astype(np.uint8)
+
+
+def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the pixels whose right or lower neighbour has another value."""
+    edges = np.zeros(labels.shape, bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    return edges
+
+
+def _to_height(picture: Picture, height: int) -> Picture:
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    shrinking = height < picture.shape[0]
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_NEAREST)  # type: ignore[return-value]
+
+
+@functools.lru_cache
+def label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=TEXT_HEIGHT - 2)
+
+
+def _text_width(text: str) -> int:
+    return round(label_font().getlength(text))
+
+
+def _shorten(text: str, width: int) -> str:
+    """Return `text` cut to `width` pixels, marked by an ellipsis."""
+    if _text_width(text) <= width:
+        return text
+    while text and _text_width(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

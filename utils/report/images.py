@@ -1,0 +1,176 @@
+"""Scores of single images, and the choice of those worth looking at."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.cams.labels import fuse_threshold
+from utils.cams.store import cam_path
+from utils.data.classes import BACKGROUND, IGNORE
+from utils.data.images import image_size, read_cam, read_label_map
+from utils.data.lists import read_id_list
+from utils.evaluation.metrics import confusion_matrix, score
+from utils.evaluation.scores import number_or_none
+from utils.report.files import DataPlaces
+from utils.report.stages import LabelMaps, Stage
+from utils.runtime.parallel import map_progress
+
+LabelMap = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """An image of a split, and what the stages have of it."""
+
+    image_id: str
+    split: str
+    stages: tuple[str, ...]
+    classes: tuple[int, ...] = ()  # 0-based, those with a CAM
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """IoU of one stage on one image: the mean, and by label value; over labels that it or the ground truth holds."""
+
+    mean: float | None
+    by_value: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What is known of one image: label values in the ground truth or (without one) the stages; scores by stage key."""
+
+    task: ImageTask
+    values: tuple[int, ...]
+    scores: Mapping[str, StageScore] = field(default_factory=dict)
+
+    def last_mean(self) -> float | None:
+        """Return the mean IoU of the last stage of the pipeline that has one."""
+        means = [s.mean for s in self.scores.values() if s.mean is not None]
+        return means[-1] if means else None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Everything needed to read the maps of an image: the data set, and each stage's maps by key."""
+
+    places: DataPlaces
+    maps: Mapping[str, LabelMaps]
+
+    def label_map(self, key: str, task: ImageTask) -> LabelMap:
+        """Return the (H, W) label map a stage made of an image.
+
+        Raises:
+            UserError: naming a file that is damaged or of the wrong size.
+        """
+        maps, size = self.maps[key], image_size(self.image_path(task.image_id))
+        if maps.threshold is None:
+            return read_label_map(maps.folder / f"{task.image_id}.png", self.places.num_classes, size)
+        cams = [read_cam(cam_path(maps.folder, task.image_id, k), size) for k in task.classes]
+        return fuse_threshold(task.classes, cams, size[::-1], maps.threshold)
+
+    def truth(self, image_id: str) -> LabelMap | None:
+        """Return the ground truth, None where there is none."""
+        path = self.places.label_dir / f"{image_id}.png"
+        return read_label_map(path, self.places.num_classes) if path.exists() else None
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the photo's file."""
+        return self.places.image_dir / f"{image_id}.jpg"
+
+
+def find_images(pictures: Pictures, stages: Sequence[Stage]) -> list[ImageTask]:
+    """Return the images at least one stage has maps of, by split in the order of its list; each image once.
+
+    An image in several splits stands in the first, with the stages of all of them (but the CAMs of one).
+    """
+    num_classes, photos = pictures.places.num_classes, pictures.places.image_dir
+    on_disk = {stage.key: stage.maps.images(num_classes) for stage in stages}
+    present = {path.stem for path in photos.glob("*.jpg")} if photos.is_dir() else set()
+    tasks: dict[str, ImageTask] = {}
+    for split in dict.fromkeys(stage.split for stage in stages):
+        for image_id in _ids_of([stage for stage in stages if stage.split == split], on_disk):
+            keys = [stage.key for stage in stages if image_id in on_disk[stage.key]]
+            cam = next((key for key in keys if on_disk[key][image_id]), None)
+            if image_id in present and image_id not in tasks and keys:
+                kept = tuple(key for key in keys if key == cam or not on_disk[key][image_id])
+                tasks[image_id] = ImageTask(image_id, split, kept, on_disk[cam][image_id] if cam else ())
+    return list(tasks.values())
+
+
+def score_images(pictures: Pictures, tasks: Sequence[ImageTask], *, workers: int) -> list[ImageScores]:
+    """Compare every stage's label map of each image with the ground truth, on `workers` processes (0: one per core).
+
+    Raises:
+        UserError: naming a file that is damaged or of the wrong size.
+    """
+    return list(map_progress(partial(score_image, pictures), tasks, workers=workers, what="score images"))
+
+
+def score_image(pictures: Pictures, task: ImageTask) -> ImageScores:
+    """Compare the stages' label maps of one image with the ground truth."""
+    truth = pictures.truth(task.image_id)
+    maps = {key: pictures.label_map(key, task) for key in task.stages}
+    if truth is None:
+        return ImageScores(task, _values(maps.values()))
+    scores = {}
+    for key, labels in maps.items():
+        result = score(confusion_matrix(truth, labels, pictures.places.num_classes))
+        by_value = {value: round(float(iou), 4) for value, iou in enumerate(result.iou) if not np.isnan(iou)}
+        scores[key] = StageScore(number_or_none(round(float(result.mean_iou), 4)), by_value)
+    return ImageScores(task, _values([truth]), scores)
+
+
+def spread(items: Sequence[ImageTask], most: int) -> list[ImageTask]:
+    """Return at most `most` items, evenly spread over the sequence."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, most)]
+
+
+def choose(scored: Sequence[ImageScores], most: int) -> list[ImageScores]:
+    """Return at most `most` images, worst first: a third the worst, a third the best, the rest evenly between.
+
+    Splits share the places evenly. Images are ranked by the last stage; those without a score come after the others.
+    """
+    splits = dict.fromkeys(item.task.split for item in scored)
+    # The smallest first, so that places it does not need go to the others.
+    groups = sorted(([i for i in scored if i.task.split == split] for split in splits), key=len)
+    chosen: list[ImageScores] = []
+    for position, group in enumerate(groups):
+        places = (most - len(chosen)) // (len(groups) - position)
+        ranked = sorted(group, key=_rank)
+        chosen += [ranked[i] for i in _ends_and_middle(len(ranked), places)]
+    return sorted(chosen, key=_rank)
+
+
+def _ends_and_middle(count: int, most: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    end = most // 3
+    middle = np.linspace(end, count - end - 1, most - 2 * end).astype(int).tolist()
+    return sorted({*range(end), *middle, *range(count - end, count)})
+
+
+def _rank(item: ImageScores) -> tuple[bool, float]:
+    mean = item.last_mean()
+    return mean is None, mean or 0.0
+
+
+def _ids_of(stages: Sequence[Stage], on_disk: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the ids of a split: its list's where there is one, then further ones, in order."""
+    listed = [stage.list_file for stage in stages if stage.list_file]
+    ids = dict.fromkeys(read_id_list(listed[0]) if listed else [])
+    if not listed:
+        ids.update(dict.fromkeys(sorted(set().union(*(on_disk[stage.key] for stage in stages)))))
+    return list(ids)
+
+
+def _values(maps: Iterable[LabelMap]) -> tuple[int, ...]:
+    found = {int(value) for labels in maps for value in np.unique(labels)}
+    return tuple(sorted(found - {BACKGROUND, IGNORE}))

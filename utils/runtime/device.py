@@ -1,0 +1,78 @@
+"""Numeric precision, memory layout and threads, chosen by device."""
+
+import os
+import resource
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# Of networks that are only evaluated, on any device; for those that train see models/pointwise.py.
+INFERENCE_FORMAT = torch.channels_last
+
+
+def autocast_for(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the forward pass's context: auto is bf16 autocast on CUDA and float32 on the CPU."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def set_threads(threads: int) -> None:
+    """Limit this process to `threads` CPU threads; 0 leaves torch's default."""
+    if threads > 0:
+        torch.set_num_threads(threads)
+
+
+BACKEND = "inductor"
+
+
+def compile_in_place(module: nn.Module, device: torch.device, *, sizes_vary: bool) -> None:
+    """Have `module` compiled at its first call (minutes on a CPU), in place; keys of its state stay as they are.
+
+    Args:
+        module: what to compile; it must be on `device`.
+        device: where it will run.
+        sizes_vary: inputs have many sizes (whole pictures): one code for all of them. Otherwise each input size gets code
+            of its own, which is faster and right where there are few (views, crops).
+
+    Raises:
+        UserError: on a CPU without a C++ compiler, which torch.compile needs.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise UserError(f"compile=true needs a C++ compiler, but there is no {compiler}; install one or set compile=false")
+    module.compile(backend=BACKEND, dynamic=sizes_vary)
+
+
+GIBIBYTE = 2**30
+# Linux counts ru_maxrss in KiB.
+_RSS_UNIT = 1024
+
+
+def peak_memory(device: "torch.device") -> float:
+    """Return the peak of this process: allocated on the GPU, or resident on the CPU."""
+    return (peak_gpu(device) or 0.0) if device.type == "cuda" else peak_resident()
+
+
+def peak_resident(*, workers: bool = False) -> float:
+    """Return the peak resident memory of this process, or with `workers` of its largest ended worker where that is more."""
+    processes = [resource.RUSAGE_SELF, *([resource.RUSAGE_CHILDREN] if workers else [])]
+    return max(resource.getrusage(which).ru_maxrss for which in processes) * _RSS_UNIT / GIBIBYTE
+
+
+def peak_gpu(device: "torch.device | None" = None) -> float | None:
+    """Return the peak allocated on a GPU (None: the current one); None while no GPU was used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    peak: float = torch.cuda.max_memory_allocated(device) / GIBIBYTE
+    return peak

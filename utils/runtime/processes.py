@@ -1,0 +1,186 @@
+"""One process or many: the same program alone, on several GPUs or on several machines, through `torchrun`."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+from utils.files import lock_folder
+from utils.runtime.device import set_threads
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Dist:
+    """Place of this process: `rank` in [0, world), `local_rank` on its machine and the device it computes on."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def setup(device: str) -> Iterator[Dist]:
+    """Join the process group `torchrun` describes in the environment (gloo on CPU, NCCL on CUDA) and leave it at the end.
+
+    Args:
+        device: auto, cpu, cuda or cuda:<n>; with several processes each takes the GPU of its local rank.
+
+    Raises:
+        UserError: when a CUDA device is asked for and there is none, or fewer than processes.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = _device(device, local_rank, world)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if world > 1:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Dist(rank, world, local_rank, place)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
+    """Return every world-th item from `rank` on: disjoint over the ranks, together everything."""
+    return list(items[rank::world])
+
+
+def distribute(module: nn.Module, place: Dist, *, trains_norm: bool) -> nn.Module:
+    """Wrap `module` for gradients averaged over all processes; alone, it is returned as it is.
+
+    Args:
+        module: on the device of `place`.
+        place: this process.
+        trains_norm: BatchNorm is trained, so its statistics span all GPUs.
+    """
+    if place.world == 1:
+        return module
+    on_gpu = place.device.type == "cuda"
+    if trains_norm and on_gpu:
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return DistributedDataParallel(module, device_ids=[place.local_rank] if on_gpu else None)
+
+
+def barrier(world: int) -> None:
+    """Wait for all processes (nothing to wait for when alone)."""
+    if world > 1:
+        dist.barrier()
+
+
+def any_rank(flag: bool, place: Dist) -> bool:
+    """Return whether `flag` is set on any process, so that all of them stop together."""
+    if place.world == 1:
+        return flag
+    value = torch.tensor([int(flag)], device=place.device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def sum_over_ranks(values: torch.Tensor, world: int) -> torch.Tensor:
+    """Return the sum of `values` over all processes (the tensor itself when alone)."""
+    if world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _device(device: str, local_rank: int, world: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if count else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>") from error
+    if place.type != "cuda":
+        return place
+    if world > 1:
+        place = torch.device("cuda", local_rank)
+    if (place.index or 0) >= count:
+        raise UserError(f"device {place} asked for, but {count} CUDA devices are visible; set GPUS or device=cpu")
+    return torch.device("cuda", place.index or 0)
+
+
+class StopRequest:
+    """Set by a signal; `signum` is 0 while nobody asked."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __bool__(self) -> bool:
+        return self.signum != 0
+
+    @property
+    def exit_code(self) -> int:
+        """Return the shell's code for a program ended by that signal (130 for Ctrl-C, 143 for SIGTERM)."""
+        return 128 + self.signum
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Collect SIGINT and SIGTERM in a `StopRequest`; handlers are restored at the end and after the first signal."""
+    request = StopRequest()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        request.signum = signum
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        restore()
+
+
+# With several processes, agreeing on a stop costs a message: ask every so many steps.
+STOP_CHECK_EVERY = 10
+
+
+@contextlib.contextmanager
+def training_session(device: str, threads: int, folder: Path) -> Iterator[tuple[Dist, StopRequest]]:
+    """Join the processes, own `folder` (the main process does, for all) and collect signals while the block runs.
+
+    Args:
+        device: see `setup`.
+        threads: of one process, see `set_threads`.
+        folder: where checkpoints are written.
+
+    Raises:
+        UserError: for a device that is not there, or a folder in use.
+    """
+    set_threads(threads)
+    with setup(device) as place:
+        lock = lock_folder(folder) if place.is_main else contextlib.nullcontext()
+        with lock, stop_on_signals() as stop:
+            yield place, stop
+
+
+def agree_to_stop(stop: StopRequest, place: Dist, step: int) -> bool:
+    """Return whether any process was asked to stop, the same on all of them; every process must call it at the same steps."""
+    asks = place.world == 1 or step % STOP_CHECK_EVERY == 0
+    return asks and any_rank(bool(stop), place)

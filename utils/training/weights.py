@@ -1,0 +1,184 @@
+"""Weight files of every kind to a state dict, and loading that never drops a key silently."""
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.training.mxnet import read_params
+
+LISTED_KEYS = 10
+NETWORK_KEYS = {"global": "state_dict", "local": "local_dict"}
+# res2a -> b2, res2b1 -> b2_1; the branch keeps its name.
+_BLOCK = re.compile(r"^(res|bn)(\d)([a-z])(\d*)_(branch\w+?)_(\w+)$")
+_LEAVES = {
+    "weight": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "moving_mean": "running_mean",
+    "var": "running_var",
+    "moving_var": "running_var",
+}
+_DROPPED_PREFIX = "linear1000_"
+
+
+class Renaming(Protocol):
+    """A network that knows the published names of its entries."""
+
+    num_classes: int
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor], /) -> Any: ...
+
+    def from_published(self, state: dict[str, Tensor], /) -> dict[str, Tensor]: ...
+
+
+def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]:
+    """Read a weight file.
+
+    Args:
+        path: MXNet `.params` (ResNet-38 names are translated), `.safetensors`, or anything `torch.load(weights_only=True)`
+            reads: a plain state dict, or a training checkpoint (ours or published) with `state_dict` and `local_dict`.
+        network: global or local, which part of a training checkpoint.
+
+    Returns:
+        key -> tensor, any `module.` prefix removed.
+
+    Raises:
+        UserError: when the file is missing, damaged, or has no such network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"weight file {path} does not exist; check the path, or leave model.pretrained empty to start from scratch"
+        )
+    if path.suffix == ".params":
+        return {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
+    state = _network_part(_load(path), network, path)
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights alone, on the CPU and contiguous: as safetensors where `path` ends so, else as `torch.save` does."""
+    state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(state, temporary)
+        else:
+            torch.save(state, temporary)
+
+
+def mxnet_key(name: str) -> str | None:
+    """Translate an MXNet ResNet-38 name to the published PyTorch one; None for the ImageNet classifier."""
+    name = name.split(":", 1)[-1]
+    if name.startswith(_DROPPED_PREFIX):
+        return None
+    match = _BLOCK.match(name)
+    if match is None:
+        module, _, leaf = name.partition("_")
+        return f"{module}.{_LEAVES.get(leaf, leaf)}"
+    kind, level, letter, number, branch, leaf = match.groups()
+    block = f"b{level}" if letter == "a" else f"b{level}_{number}"
+    return f"{block}.{'conv' if kind == 'res' else 'bn'}_{branch}.{_LEAVES[leaf]}"
+
+
+def load_weights(
+    network: Renaming,
+    state: dict[str, Tensor],
+    *,
+    source: str,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+) -> None:
+    """Load `state` (published or our key names); every entry must fit.
+
+    Args:
+        network: what to load into.
+        state: from `read_weights`.
+        source: file name for messages.
+        allow_missing: fnmatch patterns of network keys that may keep their present values.
+        allow_unexpected: fnmatch patterns of file keys that may be ignored.
+
+    Raises:
+        UserError: listing missing, unexpected or wrongly shaped keys.
+    """
+    own = network.state_dict()
+    state = network.from_published(state)
+    # Counters of BatchNorm came with torch 0.4; older files lack them and nothing here reads them.
+    optional = [*allow_missing, "*.num_batches_tracked"]
+    missing = [k for k in own if k not in state and not any(fnmatch(k, p) for p in optional)]
+    unexpected = [k for k in state if k not in own and not any(fnmatch(k, p) for p in allow_unexpected)]
+    fitting = {k: v for k, v in state.items() if k in own}
+    shapes = [k for k, v in fitting.items() if v.shape != own[k].shape]
+    if shapes:
+        raise UserError(f"{source} does not fit: {_shape_problem(network, shapes, fitting, own)}")
+    if missing or unexpected:
+        parts = [
+            f"{len(keys)} {kind} keys ({listed_keys(keys)})"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise UserError(
+            f"{source} does not fit this network: {' and '.join(parts)}; check model.backbone, or allow them by pattern in "
+            "model.allow_missing / model.allow_unexpected"
+        )
+    if not any(k.startswith("backbone.") for k in fitting):
+        raise UserError(f"{source} holds nothing this network's trunk could use; check model.backbone")
+    network.load_state_dict({**own, **fitting})
+
+
+def _load(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"weight file {path} cannot be read ({_first_line(error)}); get it again") from error
+    except UnpicklingError as error:
+        raise UserError(f"weight file {path} is no plain tensor file ({_first_line(error)}); convert it first") from error
+
+
+def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        key = NETWORK_KEYS[network]
+        if not isinstance(content.get(key), dict):
+            raise UserError(f"{path} holds no {network} network; use a training checkpoint that does (model/last.pth)")
+        content = content[key]
+    elif network != "global":
+        raise UserError(f"{path} holds one network only, no {network} one; use a training checkpoint (model/last.pth)")
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{path} holds no state dict; expected names and tensors")
+    return content
+
+
+def _shape_problem(network: Renaming, keys: list[str], state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    classifier = "head.classifier.weight"
+    if classifier in keys:
+        found = state[classifier].shape[0] - 1
+        return f"it was trained with num_classes={found}, this network has {network.num_classes}; set data.num_classes={found}"
+    key = keys[0]
+    found_shape, expected = list(state[key].shape), list(own[key].shape)
+    return (
+        f"{len(keys)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected}; check model.backbone and width"
+    )
+
+
+def listed_keys(keys: list[str]) -> str:
+    """Return the first of some key names, and how many more there are."""
+    more = f", and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
+    return ", ".join(keys[:LISTED_KEYS]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
