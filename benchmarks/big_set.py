@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema import Config
-from utils.config import load_config
+from scripts.build import load_config
 
 SIDE, NUM_CLASSES = 16, 80
 # Hard links to one file are limited (65,000 on ext4), so that maps come in several copies.
@@ -82,9 +82,9 @@ def config(root: Path, workers: int) -> Config:
 def start_up(cfg: Config) -> None:
     """What training does before its first batch, networks apart."""
     from scripts.check_data import check_cheaply
-    from utils.data.samples import EpochBatchSampler, L2GDataset
+    from utils.data.samples import EpochBatchSampler, ViewDataset
 
-    dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
+    dataset = ViewDataset(cfg.data, cfg.settings, cfg.seed)
     check_cheaply(cfg, dataset.labels)
     sampler = EpochBatchSampler(len(dataset), cfg.train.batch_size, shuffle=True, seed=0)
     dataset[next(iter(sampler))[0]]

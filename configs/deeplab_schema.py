@@ -161,7 +161,7 @@ class DeepLabConfig(Checked):
         False, "training and testing compile the network with torch.compile; meant for CUDA (on a CPU: minutes at the start)"
     )
 
-    def rules(self) -> list[tuple[bool, str]]:
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
         solver, dataset, size = self.solver, self.dataset, self.image.size
         counts = {

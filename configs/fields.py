@@ -1,7 +1,10 @@
 """What every schema is made of: keys that carry their own documentation, and rules between them."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any, TypeVar
+
+Schema = TypeVar("Schema", bound="Checked")
 
 
 def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -14,8 +17,34 @@ def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 
 @dataclass
 class Checked:
-    """Base of the top-level schemas."""
+    """Base of schemas and of sections with rules of their own."""
 
-    def rules(self) -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values that would otherwise fail late or silently.
+
+        Args:
+            name: what its keys have before them in messages, e.g. "l2g.".
+        """
         return []
+
+
+def broken_rules(section: Any, name: str = "") -> Iterator[str]:
+    """Yield the messages of the rules that `section` and the sections in it do not hold."""
+    if isinstance(section, Checked):
+        yield from (message for holds, message in section.rules(name) if not holds)
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            yield from broken_rules(value, f"{name}{entry.name}.")
+
+
+def compose(schema: type[Schema], sections: Mapping[str, type]) -> type[Schema]:
+    """Return `schema` with further sections: what a method or a refiner keeps beside itself.
+
+    Args:
+        schema: top-level schema.
+        sections: YAML section -> dataclass; those `schema` has already stay as they are.
+    """
+    known = {entry.name for entry in fields(schema)}
+    more = [(name, kind, field(default_factory=kind)) for name, kind in sections.items() if name not in known]
+    return make_dataclass(schema.__name__, more, bases=(schema,)) if more else schema

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from configs.fields import key
+from configs.fields import Checked, key
 
 
 @dataclass
-class PasteConfig:
+class PasteConfig(Checked):
     """Context decoupling (CDA, ICCV 2021): an object of a class the image does not hold is pasted into it.
 
     Defaults are the published values (`mode` aside, which is off).
@@ -34,23 +34,22 @@ class PasteConfig:
     )
     swap_background: bool = key(False, "pasted images have red and blue of their background swapped (published by mistake)")
 
-    def rules(self) -> list[tuple[bool, str]]:
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
-        name = "l2g.paste"
         largest = self.fit * max(self.scale, default=0.0)
         ordered = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         return [
-            (self.mode == "none" or bool(self.bank), f"{name}.mode is {self.mode}, which needs {name}.bank"),
-            (ordered, f"{name}.scale is {self.scale}, expected two numbers, 0 < low <= high"),
-            (0 < largest <= 1, f"{name}.fit times the upper end of {name}.scale is {largest:g}, expected in (0, 1]"),
-            (0 <= self.probability <= 1, f"{name}.probability is {self.probability}, expected in [0, 1]"),
-            (self.number >= 1 and self.attempts >= 1, f"{name}.number and {name}.attempts must be at least 1"),
-            (not self.leak_labels or self.mode != "replace", f"{name}.leak_labels needs {name}.mode=pair"),
+            (self.mode == "none" or bool(self.bank), f"{name}mode is {self.mode}, which needs {name}bank"),
+            (ordered, f"{name}scale is {self.scale}, expected two numbers, 0 < low <= high"),
+            (0 < largest <= 1, f"{name}fit times the upper end of {name}scale is {largest:g}, expected in (0, 1]"),
+            (0 <= self.probability <= 1, f"{name}probability is {self.probability}, expected in [0, 1]"),
+            (self.number >= 1 and self.attempts >= 1, f"{name}number and {name}attempts must be at least 1"),
+            (not self.leak_labels or self.mode != "replace", f"{name}leak_labels needs {name}mode=pair"),
         ]
 
 
 @dataclass
-class BankConfig:
+class BankConfig(Checked):
     """Which objects of an earlier run's result are good enough to be pasted elsewhere."""
 
     dir: str = key("${run_dir}/foreground_bank", "folder to write: <class>/<id>.png with alpha, index.json, contact_sheet.png")
@@ -70,11 +69,11 @@ class BankConfig:
     max_per_class: int = key(0, "objects kept of a class, the best scores first; 0 is all")
     workers: int = key(0, "processes; 0 is one per core")
 
-    def rules(self) -> list[tuple[bool, str]]:
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
         shares = len(self.share) == 2 and 0 <= self.share[0] <= self.share[1] <= 1
         units = {name: getattr(self, name) for name in ("threshold", "connected", "min_score", "min_salient")}
         return [
-            (shares, f"bank.share is {self.share}, expected two numbers, 0 <= low <= high <= 1"),
-            *((0 <= value <= 1, f"bank.{name} is {value}, expected in [0, 1]") for name, value in units.items()),
+            (shares, f"{name}share is {self.share}, expected two numbers, 0 <= low <= high <= 1"),
+            *((0 <= value <= 1, f"{name}{unit} is {value}, expected in [0, 1]") for unit, value in units.items()),
         ]

@@ -8,7 +8,7 @@ relative to `data.root`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
@@ -26,7 +26,7 @@ class CheckConfig:
 
 
 @dataclass
-class ViewConfig:
+class ViewConfig(Checked):
     cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network")
     out_dir: str = key("${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png")
     ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
@@ -42,7 +42,7 @@ class ViewConfig:
     overview: int = key(12, "images on overview.png; 0 writes none")
     workers: int = key(0, "processes; 0 is one per core")
 
-    def rules(self) -> list[tuple[bool, str]]:
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
         return [
             (0 <= self.opacity <= 1, f"view.opacity is {self.opacity}, expected in [0, 1]"),
@@ -118,19 +118,9 @@ class DataConfig:
 
 
 @dataclass
-class ModelConfig:
-    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
-    width: float = key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
-    pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
-    allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
-    allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
-    freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
-    freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
-    dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
-    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
-    checkpoint_activations: bool = key(
-        False, "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time"
-    )
+class GateConfig:
+    """Suppression and attention inside a trunk; the defaults add nothing, the places are the published ones of ResNet-38."""
+
     suppression: str = key(
         "none",
         "cuts a channel's peaks: learnable (share of its maximum from a random layer), fixed",
@@ -151,6 +141,22 @@ class ModelConfig:
     train_gates: bool = key(
         False,
         "suppression and attention learn at the head's rate; published: only their 2-D convolutions learn, at the trunk's",
+    )
+
+
+@dataclass
+class ModelConfig(GateConfig):
+    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
+    width: float = key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
+    pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
+    allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
+    allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
+    freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
+    freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
+    dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
+    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    checkpoint_activations: bool = key(
+        False, "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time"
     )
 
 
@@ -196,10 +202,15 @@ class TrainConfig:
 
 
 @dataclass
-class L2GConfig:
-    input_size: int = key(448, "side of the global view, pixels")
+class SampleConfig(Checked):
+    """How a training sample is made: a view of the whole image, and local views of it where a method wants them.
+
+    A method's settings (`models/method.py`) are this and its own keys. Defaults are the published sample of L2G.
+    """
+
+    input_size: int = key(448, "side of the view, pixels")
     crop_size: int = key(320, "side of a local view, pixels; <= input_size")
-    patches: int = key(6, "local views per image; >= 4 with boxes=corners")
+    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none")
     boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = key(
         "short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square")
@@ -213,40 +224,37 @@ class L2GConfig:
     flip: bool = key(False, "random horizontal flip (published: none)")
     scale_jitter: list[float] = key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
     color_jitter: list[float] = key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
-    saliency: str = key(
-        "map", "map: saliency PNGs shape the target; none: the target is the winner map itself", ("map", "none")
-    )
+    saliency: str = key("map", "map: samples hold saliency maps; none: they need not exist", ("map", "none"))
     saliency_resize: str = key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
-    saliency_grid: str = key(
-        "nearest", "how saliency reaches the CAM grid: nearest (published) or the mean over each cell", ("nearest", "area")
-    )
     saliency_norm: str = key(
         "crop", "divide by the maximum over the cropped view (crop) or not at all (none)", ("crop", "none")
     )
-    kd_weight: float = key(10.0, "weight of the knowledge-transfer loss")
-    bg_threshold: float = key(0.001, "winner score above which a cell takes part in the target")
-    background_target: str = key(
-        "indicator",
-        "indicator: 1[T>thr](1-s), VOC; value: T(1-s), COCO; complement: 1-s everywhere",
-        ("indicator", "value", "complement"),
-    )
-    background_row: str = key(
-        "compete",
-        "compete: the untrained local background row competes (published); drop: left out; train: learns 1-s and competes",
-        ("compete", "drop", "train"),
-    )
-    cam_norm: str = key(
-        "patch",
-        "local CAMs are divided by their maximum over one patch (published) or all patches of the image",
-        ("patch", "image"),
-    )
-    roi_aligned: bool = key(False, "half-pixel correction of RoIAlign (published: none)")
-    target_dropout: bool = key(True, "dropout stays on while the local network makes targets (published)")
-    global_cls_weight: float = key(0.0, "weight of the global network's classification loss (published: 0)")
-    global_cls_pool: str = key(
-        "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
-    )
     paste: PasteConfig = field(default_factory=PasteConfig)
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        varies = len(self.scale_jitter) == 2 and self.scale_jitter[0] != self.scale_jitter[1]
+        fewest = 4 if self.boxes == "corners" else 1
+        return [
+            (
+                self.patches == 0 or 0 < self.crop_size <= self.input_size,
+                f"{name}crop_size is {self.crop_size}, expected at most {name}input_size ({self.input_size})",
+            ),
+            (
+                self.patches == 0 or self.patches >= fewest,
+                f"{name}patches is {self.patches}, expected at least {fewest} (boxes={self.boxes})",
+            ),
+            (len(self.color_jitter) == 4, f"{name}color_jitter needs four numbers: brightness, contrast, saturation, hue"),
+            (
+                len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1],
+                f"{name}scale_jitter needs two numbers, 0 < low <= high",
+            ),
+            (
+                self.resize == "short" or not varies,
+                f"{name}scale_jitter is {self.scale_jitter} but {name}resize=square has no short side to vary; use "
+                f"{name}resize=short or {name}scale_jitter=[1,1]",
+            ),
+        ]
 
 
 @dataclass
@@ -305,6 +313,10 @@ class PseudoConfig:
 
 @dataclass
 class Config(Checked):
+    """The sections all methods share; the picked method's own section is added by `scripts.build.config_schema`."""
+
+    section: ClassVar[str] = ""  # of the picked method
+    method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
     name: str = key("exp_voc", "name of the run; outputs go to run_dir")
     run_dir: str = key("runs/${name}", "folder of everything the run writes")
     seed: int = key(0, "seed of every random draw; >= 0")
@@ -318,7 +330,6 @@ class Config(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    l2g: L2GConfig = field(default_factory=L2GConfig)
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
@@ -328,9 +339,15 @@ class Config(Checked):
     check: CheckConfig = field(default_factory=CheckConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
 
-    def rules(self) -> list[tuple[bool, str]]:
+    @property
+    def settings(self) -> SampleConfig:
+        """Return the section of the picked method."""
+        settings: SampleConfig = getattr(self, self.section)
+        return settings
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
-        train, l2g = self.train, self.l2g
+        train = self.train
         return [
             (self.seed >= 0, f"seed is {self.seed}, expected >= 0"),
             (self.data.num_classes > 0, f"data.num_classes is {self.data.num_classes}, expected > 0"),
@@ -349,29 +366,12 @@ class Config(Checked):
             ),
             (train.lr > 0, f"train.lr is {train.lr}, expected > 0"),
             (
-                0 < l2g.crop_size <= l2g.input_size,
-                f"l2g.crop_size is {l2g.crop_size}, expected at most l2g.input_size ({l2g.input_size})",
-            ),
-            (
-                l2g.patches >= (4 if l2g.boxes == "corners" else 1),
-                f"l2g.patches is {l2g.patches}, expected at least 4 (corners)",
-            ),
-            (
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
-            (l2g.bg_threshold >= 0, f"l2g.bg_threshold is {l2g.bg_threshold}, expected >= 0"),
             (
                 0 <= train.first_epoch < train.epochs,
                 f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
-            ),
-            *l2g.paste.rules(),
-            *self.bank.rules(),
-            *self.view.rules(),
-            (len(l2g.color_jitter) == 4, "l2g.color_jitter needs four numbers: brightness, contrast, saturation, hue"),
-            (
-                len(l2g.scale_jitter) == 2 and 0 < l2g.scale_jitter[0] <= l2g.scale_jitter[1],
-                "l2g.scale_jitter needs two numbers, 0 < low <= high",
             ),
             (len(self.cam.scales) > 0 and all(s > 0 for s in self.cam.scales), "cam.scales needs positive numbers"),
             (self.cam.batch_size >= 1, "cam.batch_size must be at least 1"),

@@ -1,7 +1,8 @@
 """Cross-entropy over the multi-scale outputs, in a form that sums exactly over processes."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def _groups(target: Tensor, balanced: bool) -> list[Tensor]:
 
 
 class LossModule(nn.Module):
-    """Map images and labels to the losses of all scales.
+    """The segmentation network with its losses: what the training loop trains.
 
     Args:
         network: in training mode it returns a list of logits.
@@ -83,10 +84,27 @@ class LossModule(nn.Module):
         super().__init__()
         self.network, self.balanced, self.reduce_counts = network, balanced, reduce_counts
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return "losses" (M,), this process's part of the global loss of each map, and "first", the last map's logits
-        (1, classes, h, w) of the first image, detached."""
-        outputs = self.network(images)
-        with torch.autocast(images.device.type, enabled=False):
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Make one step's losses.
+
+        Args:
+            batch: images (B, 3, H, W); labels (B, H, W) int64, 255 ignored; share: this process's part of the global batch, 0
+                for a borrowed image, which counts nothing.
+
+        Returns:
+            loss, this process's part of the sum of the losses of all maps; losses: the same to log; views: the last map's
+            logits (1, classes, h, w) of the first image.
+        """
+        labels = batch["labels"] if batch["share"] else torch.full_like(batch["labels"], IGNORE_LABEL)
+        outputs = self.network(batch["images"])
+        with torch.autocast(labels.device.type, enabled=False):
             losses = multi_scale_loss(outputs, labels, balanced=self.balanced, reduce_counts=self.reduce_counts)
-        return {"losses": losses, "first": outputs[-1][:1].detach()}
+        loss = losses.sum()
+        return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {"logits": outputs[-1][:1].detach()}}
+
+    def begin(self, phase: Any) -> None:
+        """There is one phase only."""
+
+    def step_module(self, phase: Any) -> nn.Module:
+        """Return this module."""
+        return self

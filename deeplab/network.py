@@ -2,13 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.deeplab_schema import DeepLabConfig, DeepLabModelConfig, SolverConfig
+from configs.deeplab_schema import DeepLabConfig, DeepLabModelConfig
 from deeplab.trunks import LAST_CHANNELS, STAGES, resnet_trunk, vgg_trunk
 from models.backbones import build_trunk
 from utils.errors import UserError
@@ -221,16 +221,14 @@ HEAD_WEIGHTS_FACTOR, HEAD_BIASES_FACTOR = 10.0, 20.0
 FOV = "fov"
 
 
-def build_segmentation_optimizer(
-    network: MultiScale, solver: SolverConfig, *, untrained_fov: bool = False
-) -> torch.optim.Optimizer:
-    """Build the optimiser over the published groups: trunk 1x, head weights 10x, head biases 20x without decay.
+def segmentation_groups(network: MultiScale, weight_decay: float, *, untrained_fov: bool = False) -> list[dict[str, Any]]:
+    """Return the published optimiser groups: trunk 1x, head weights 10x, head biases 20x without decay.
 
     Trainable normalisation (model.freeze_bn=false, or trunks with LayerNorm) is a further group, 1x without decay.
 
     Args:
         network: to train; its base is a `DeepLab`.
-        solver: rates, momentum, decay.
+        weight_decay: of what decays.
         untrained_fov: leave the `fov` head out, as the published program did by mistake: it then keeps its random start.
 
     Raises:
@@ -246,32 +244,12 @@ def build_segmentation_optimizer(
     norms = [p for module in trunk for p in _norm_parameters(module)]
     held = {id(p) for p in norms}
     rows: list[tuple[list[nn.Parameter], float, float]] = [
-        ([p for m in trunk for p in m.parameters() if p.requires_grad and id(p) not in held], 1.0, solver.weight_decay),
-        ([p for name, p in head if name.endswith("weight")], HEAD_WEIGHTS_FACTOR, solver.weight_decay),
+        ([p for m in trunk for p in m.parameters() if p.requires_grad and id(p) not in held], 1.0, weight_decay),
+        ([p for name, p in head if name.endswith("weight")], HEAD_WEIGHTS_FACTOR, weight_decay),
         ([p for name, p in head if name.endswith("bias")], HEAD_BIASES_FACTOR, 0.0),
+        *([(norms, 1.0, 0.0)] if norms else []),
     ]
-    if norms:
-        rows.append((norms, 1.0, 0.0))
-    groups = [{"params": p, "lr": solver.lr * f, "lr_scale": f, "weight_decay": decay} for p, f, decay in rows]
-    fused = all(p.is_cuda for p in network.parameters())
-    if solver.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=solver.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=solver.lr, momentum=solver.momentum, fused=fused)
-
-
-def segmentation_rate(solver: SolverConfig, iteration: int, warmup: int = 0) -> float:
-    """Return the base rate of an optimiser step: base * (1 - done / T)^power, `done` a multiple of `lr_decay`.
-
-    A pure function of the position, so that a resumed run has the rates of an uninterrupted one.
-
-    Args:
-        solver: base rate, T = iter_max, power and step of the schedule.
-        iteration: 1-based; beyond iter_max the rate is 0.
-        warmup: steps of linear warm-up (published: none).
-    """
-    done = (iteration - 1) // solver.lr_decay * solver.lr_decay
-    rate = float(solver.lr * (1 - min(done, solver.iter_max) / solver.iter_max) ** solver.poly_power)
-    return rate * min(1.0, iteration / warmup) if warmup else rate
+    return [{"params": params, "lr_scale": factor, "weight_decay": decay} for params, factor, decay in rows]
 
 
 def _norm_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

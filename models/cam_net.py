@@ -1,11 +1,12 @@
 """A trunk with the CAM head, and gates where they are wanted: what both networks of L2G are."""
 
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from configs.schema import ModelConfig
 from models.backbones import build_trunk
 from models.backbones.resnet38 import ResNet38
 from models.layers.attention import Gate
@@ -17,7 +18,7 @@ AFFINITY_GAIN = 4.0
 BLOCK_ELEMENTS = 2**24
 
 
-def refine(score_map: Tensor, features: Tensor, *, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
+def propagate(score_map: Tensor, features: Tensor, *, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """Propagate scores along pixel affinity: out_j = sum_i score_i relu<f_i, f_j> / (sum_i relu<f_i, f_j> + 1e-5).
 
     The published program refines 4096 features before the classifier; the classifier is linear, so refining its few score
@@ -96,7 +97,7 @@ class CamHead(nn.Module):
         size = (features.shape[2], features.shape[3])
         parts = [images, self.side_a(side_a.detach()), self.side_b(side_b.detach())]
         resized = [p if p.shape[2:] == size else F.interpolate(p, size, mode="bilinear", align_corners=True) for p in parts]
-        return scores.float() + refine(scores, self.affinity(torch.cat(resized, dim=1)))
+        return scores.float() + propagate(scores, self.affinity(torch.cat(resized, dim=1)))
 
 
 class Trunk(Protocol):
@@ -148,7 +149,7 @@ class CamNetwork(nn.Module):
         self.gates = _feature_gates(gates, trunk.out_channels)
         self.head = CamHead(trunk.out_channels, trunk.side_channels, num_classes, trunk.side_dims, trunk.affinity_dim)
         self.num_classes, self.stride = num_classes, trunk.stride
-        self.freeze_bn, self.freeze_stem, self.train_gates = freeze_bn, freeze_stem, gates.train
+        self.freeze_bn, self.freeze_stem, self.train_gates = freeze_bn, freeze_stem, gates.train_gates
         if freeze_stem:
             for module in trunk.stem:
                 module.requires_grad_(False)
@@ -195,7 +196,7 @@ class CamNetwork(nn.Module):
         """Return the published groups, convolutions in registration order.
 
         Frozen stem convolutions are members, as published (they never get a gradient, so they never change, and published
-        optimiser states count them). `norm` holds BatchNorm's parameters where it is trained. Gates: see `GateOptions.train`.
+        optimiser states count them). `norm` holds BatchNorm's parameters where it is trained. Gates: see `train_gates`.
         """
         head = {id(m) for part in self._head_parts() for m in part.modules()}
         untrained = {id(parameter) for parameter in self._untrained_gates()}
@@ -294,3 +295,22 @@ def build_cam_network(
     gates.check(backbone, own.suppression_places if own else (), own.attention_places if own else ())
     trunk = build_trunk(backbone, width=width, dropout=dropout, output_stride=output_stride, gates=gates)
     return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem, gates=gates)
+
+
+def cam_network(model: ModelConfig, num_classes: int) -> CamNetwork:
+    """Build the CAM network section `model` describes; see `build_cam_network`."""
+    network = build_cam_network(
+        model.backbone,
+        num_classes,
+        width=model.width,
+        freeze_bn=model.freeze_bn,
+        freeze_stem=model.freeze_stem,
+        dropout=model.dropout,
+        output_stride=model.output_stride,
+        gates=GateOptions.of(model),
+    )
+    if model.checkpoint_activations:
+        if not hasattr(network.backbone, "checkpoint_activations"):
+            raise ValueError(f"model.checkpoint_activations is for resnet38, not {model.backbone}; leave it false")
+        cast(Any, network.backbone).checkpoint_activations = True
+    return network

@@ -16,20 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from utils.config import parse_args
-from utils.data.folder import image_path
-from utils.data.images import image_size
-from utils.data.lists import read_id_list
-from utils.errors import UserError, run_program
+from scripts.build import parse_args
+from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
-from utils.prepare.check import CheckCache, CheckInput, Entry, EntryReport, check_entry, read_entries, val_lists
+from utils.prepare.check import CheckCache, CheckInput, Entry, EntryReport, check_entry, read_entries
 from utils.prepare.check_report import Finding, Findings
-from utils.prepare.disk import RunSize, bytes_needed, disk_findings
+from utils.prepare.disk import disk_findings, run_needs
 from utils.runtime.parallel import map_progress
 
 CHUNK = 32
-# Images whose headers are read to learn the mean size.
-SIZE_SAMPLE = 32
 
 
 def main(argv: list[str]) -> None:
@@ -63,40 +58,6 @@ def run(cfg: Config) -> dict[str, Any]:
     print(findings.table())
     print(f"{len(entries)} images: {decoded} decoded, {len(entries) - decoded} unchanged since an earlier check; report: {out}")
     return result
-
-
-def check_cheaply(cfg: Config, labels: Mapping[str, tuple[int, ...]] | None = None) -> list[str]:
-    """Check what takes seconds at most: lists, existence (one folder listing), overlap with validation, free disk space.
-
-    Args:
-        cfg: of the run.
-        labels: of an `L2GDataset` that is there already, which has checked the training list and its files; None: one is made.
-
-    Returns:
-        warnings: what is wrong without stopping training.
-
-    Raises:
-        UserError: when training would fail.
-    """
-    # Here, not above: worker processes import this module too, and need no torch.
-    from utils.data.samples import L2GDataset
-
-    labels = L2GDataset(cfg.data, cfg.l2g, cfg.seed).labels if labels is None else labels
-    warnings = []
-    for path in val_lists(cfg):
-        try:
-            both = [image_id for image_id in read_id_list(path) if image_id in labels]
-        except UserError as error:  # training does not read it
-            warnings.append(str(error))
-            continue
-        if both:
-            warnings.append(f"{len(both)} images of data.train_list are in {path} too, the first: {both[0]}")
-    entries = {image_id: Entry(image_id, classes, train=True) for image_id, classes in labels.items()}
-    findings = disk_findings(_needs(cfg, entries), Path(cfg.run_dir, "model"))
-    for finding in findings:
-        if finding.stops:
-            raise UserError(f"disk too small: {finding.detail}")
-    return warnings + [finding.detail for finding in findings]
 
 
 def _check_files(cfg: Config, entries: Mapping[str, Entry], findings: Findings) -> int:
@@ -144,40 +105,21 @@ def check_chunk(source: CheckInput, pairs: Iterable[tuple[Entry, str]]) -> list[
 
 
 def _check_disk(cfg: Config, entries: Mapping[str, Entry], findings: Findings) -> dict[str, int]:
-    needs = _needs(cfg, entries)
+    needs = run_needs(cfg, entries, _parameters(cfg))
     for finding in disk_findings(needs, Path(cfg.run_dir, "model")):
         findings.add(finding)
     return dict(needs.values())
 
 
-def _needs(cfg: Config, entries: Mapping[str, Entry]) -> dict[Path, tuple[str, int]]:
-    train = [entry for entry in entries.values() if entry.train]
-    labels = sum(len(entry.classes or ()) for entry in train)
-    size = RunSize(len(train), labels, len(train), _mean_pixels(cfg, train), _parameters(cfg))
-    return bytes_needed(cfg, size)
-
-
-def _mean_pixels(cfg: Config, entries: list[Entry]) -> float:
-    step = max(1, len(entries) // SIZE_SAMPLE)
-    pixels = []
-    for entry in entries[::step]:
-        try:
-            width, height = image_size(image_path(cfg.data, entry.id))
-        except UserError:
-            continue  # reported elsewhere
-        pixels.append(width * height)
-    return sum(pixels) / len(pixels) if pixels else 0.0
-
-
 def _parameters(cfg: Config) -> int:
-    """Return the parameters of one network, from its shapes alone."""
+    """Return the parameters of the run's networks, from their shapes alone."""
     # Here, not above: worker processes import this module too, and need no networks.
     import torch
 
-    from scripts.build import build_network
+    from models.method import find_method
 
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_network(cfg).parameters())
+    with torch.device("meta"), user_errors():
+        return sum(p.numel() for network in find_method(cfg.method)(cfg).networks().values() for p in network.parameters())
 
 
 if __name__ == "__main__":

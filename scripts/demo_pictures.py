@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from scripts.build import parse_args
 from utils.cams.store import cam_path
-from utils.config import parse_args
 from utils.data.classes import resolve_class_names
 from utils.data.images import read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.data.lists import read_id_list, read_label_list

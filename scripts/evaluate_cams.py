@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
+from scripts.build import parse_args
 from utils.cams.store import read_labelled_ids
 from utils.cams.sweep import LEVELS, JointHistogram, SweepInput, sweep
-from utils.config import parse_args, save_config
+from utils.config import save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.errors import UserError, run_program
 from utils.evaluation.metrics import Scores, score

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
+from scripts.build import parse_args
 from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
-from utils.config import parse_args, save_config
+from utils.config import save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.errors import UserError, run_program, user_errors
 from utils.evaluation.metrics import score

@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from configs.schema import Config
-from models.cam_net import CamNetwork
-from scripts.build import build_network
+from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import write_refine_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
-from utils.config import parse_args, save_config
+from utils.config import save_config
 from utils.data.lists import read_label_list
 from utils.data.loading import SizedBatch, build_loader
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
-from utils.runtime.device import INFERENCE_FORMAT, autocast_for, compile_in_place, set_threads
+from utils.runtime.device import INFERENCE_FORMAT, autocast_for, set_threads
 from utils.runtime.log import get_logger, progress, record_stage
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
 from utils.training.trainer import Waiting
@@ -76,7 +76,6 @@ def _check(cfg: Config) -> None:
         value = getattr(cfg.cam, key)
         if not 0 <= value <= 1:
             raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
-    _check_activation(cfg)
     if not cfg.cam.label_dir:
         return
     label_dir, root = Path(cfg.cam.label_dir).resolve(), Path(cfg.data.root)
@@ -86,28 +85,17 @@ def _check(cfg: Config) -> None:
             raise UserError(f"cam.label_dir {label_dir} is the folder of {key}, whose files would be lost; set another")
 
 
-def _check_activation(cfg: Config) -> None:
-    """Refuse probabilities against a background channel that training leaves as it was drawn."""
-    if cfg.cam.activation != "softmax":
-        return
-    advice = "has never learned its background channel; set cam.activation=relu"
-    if cfg.train.classify_epochs >= cfg.train.epochs:
-        raise UserError(f"cam.activation=softmax, but with train.classify_epochs >= train.epochs the network {advice}")
-    if cfg.cam.network == "local" and cfg.l2g.background_row != "train":
-        raise UserError(f"cam.activation=softmax, but the local network (l2g.background_row={cfg.l2g.background_row}) {advice}")
-
-
-def _load_network(cfg: Config, place: Dist) -> CamNetwork:
-    network = build_network(cfg)
+def _load_network(cfg: Config, place: Dist) -> nn.Module:
+    network = build_inference_network(cfg, cfg.cam.network)
     checkpoint = cfg.cam.checkpoint
     load_weights(network, read_weights(checkpoint, network=cfg.cam.network), source=checkpoint)
     network = network.eval().to(place.device).to(memory_format=INFERENCE_FORMAT)
     if cfg.compile:
-        compile_in_place(network.backbone, place.device, sizes_vary=True)
+        compile_inference(network, place.device)
     return network
 
 
-def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, tuple[int, ...]]) -> tuple[int, float | None]:
+def _write_cams(cfg: Config, place: Dist, network: nn.Module, todo: dict[str, tuple[int, ...]]) -> tuple[int, float | None]:
     """Write the CAMs of id -> classes; returns how many, and the part of the time this process waited for pictures."""
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     for folder in (Path(cfg.cam.dir), label_dir):
@@ -123,7 +111,7 @@ def _write_cams(cfg: Config, place: Dist, network: CamNetwork, todo: dict[str, t
         return sum(progress(written, len(todo), "CAMs", show=place.is_main)), round(loader.share(), 3)
 
 
-def _images(cfg: Config, place: Dist, network: CamNetwork, loader: Iterable[SizedBatch], writer: CamWriter) -> Iterator[int]:
+def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[SizedBatch], writer: CamWriter) -> Iterator[int]:
     """Infer and queue for writing; yields each image's number of CAMs."""
     settings = CamSettings(
         flip=cfg.cam.flip,

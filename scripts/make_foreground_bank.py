@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import Config
+from scripts.build import parse_args
 from utils.cams.foreground import BankSource, best_of_each_class, write_objects
 from utils.cams.store import LabelledId, read_labelled_ids
-from utils.config import parse_args
 from utils.data.classes import resolve_class_names
 from utils.data.images import read_cutout, write_png
 from utils.data.lists import read_id_list
@@ -45,10 +45,10 @@ def run(cfg: Config) -> list[BankEntry]:
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     source = BankSource(
         image_dir=root / cfg.data.image_dir,
-        saliency_dir=root / cfg.data.saliency_dir if cfg.l2g.saliency == "map" else None,
+        saliency_dir=root / cfg.data.saliency_dir if cfg.settings.saliency == "map" else None,
         num_classes=cfg.data.num_classes,
         rule=cfg.bank,
-        salient=cfg.l2g.paste.salient,
+        salient=cfg.settings.paste.salient,
     )
     tasks = _tasks(cfg)
     with lock_folder(folder):

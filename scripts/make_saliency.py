@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from configs.schema import Config, SaliencyConfig
-from utils.config import parse_args
+from scripts.build import parse_args
 from utils.data.folder import check_images, image_path
 from utils.data.images import read_image, write_png
 from utils.data.lists import read_id_list

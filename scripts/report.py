@@ -16,7 +16,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.config import load_config
+from scripts.build import load_config
 from utils.errors import UserError, run_program
 from utils.report.files import flatten
 from utils.report.gallery import GalleryLimits

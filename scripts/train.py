@@ -1,34 +1,39 @@
-"""Train the local-to-global classifier (or, with train.classify_epochs equal to train.epochs, a plain CAM classifier).
+"""Train a method: what `method` of the configuration names, by default L2G.
 
     python -m scripts.train --config configs/l2g_voc.yaml [key=value ...]                    # one GPU, or the CPU
     torchrun --nproc_per_node=2 -m scripts.train --config configs/l2g_voc.yaml               # two GPUs
     torchrun --nnodes=2 --node_rank=$R --master_addr=$A --nproc_per_node=8 -m scripts.train ...  # two machines
 
-Writes <run_dir>/model/last.pth (continue with train.resume=auto), final.pth (weights of the global network alone, published
-key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM and Ctrl-C save and leave.
+Writes <run_dir>/model/last.pth (continue with train.resume=auto), final.pth (weights of the network CAMs are made with,
+published key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM and Ctrl-C save and leave.
 """
 
+import logging
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from configs.schema import Config
-from scripts.build import build_step, build_trainable
-from scripts.check_data import check_cheaply
-from utils.config import parse_args, save_config
-from utils.data.samples import L2GDataset
+from configs.schema import Config, TrainConfig
+from models.method import Method
+from scripts.build import build_method, parse_args
+from utils.config import flat_settings, save_config
+from utils.data.paste import collate_views
+from utils.data.samples import ViewDataset
 from utils.errors import run_program
 from utils.files import remove_leftovers
-from utils.runtime.device import autocast_for
-from utils.runtime.log import get_logger, progress
-from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, training_session
-from utils.training.journal import open_journal, training_pictures, write_outputs
-from utils.training.optim import build_optimizer, phase_of, set_learning_rate
-from utils.training.state import Identity, TrainState
-from utils.training.trainer import RunningMeans, Waiting, build_epoch_loader, train_batches
+from utils.prepare.disk import check_cheaply
+from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
+from utils.runtime.log import get_logger
+from utils.runtime.processes import Dist, training_session
+from utils.training.journal import write_summary
+from utils.training.optim import Schedule, build_optimizer
+from utils.training.plan import Plan, Span
+from utils.training.state import TrainState
+from utils.training.trainer import Course, Trainer
+from utils.training.weights import save_weights
+
+FINAL = "final.pth"
 
 
 def main(argv: list[str]) -> None:
@@ -44,98 +49,112 @@ def run(cfg: Config) -> int:
     Raises:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
-    with training_session(cfg.device, cfg.threads, Path(cfg.run_dir) / "model") as (place, stop):
-        return Training(cfg, place, stop).run()
-
-
-class Training:
-    """One run: its networks, optimiser, position and outputs."""
-
-    def __init__(self, cfg: Config, place: Dist, stop: StopRequest) -> None:
-        self.cfg, self.place, self.stop = cfg, place, stop
-        self.run_dir, self.model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
-        self.log = get_logger(self.run_dir, rank=place.rank)
-        self.dataset = L2GDataset(cfg.data, cfg.l2g, cfg.seed)
-        for warning in check_cheaply(cfg, self.dataset.labels) if place.is_main else []:
-            self.log.warning("%s", warning)
+    run_dir, model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
+    with training_session(cfg.device, cfg.threads, model_dir) as (place, stop):
+        log = get_logger(run_dir, rank=place.rank)
+        dataset = ViewDataset(cfg.data, cfg.settings, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
-        self.global_net, self.local_net = build_trainable(cfg, place), build_trainable(cfg, place, cfg.train.init_local)
-        self.optimizer = build_optimizer([self.global_net.parameter_groups(), self.local_net.parameter_groups()], cfg.train)
-        networks = {"state_dict": self.global_net, "local_dict": self.local_net}
-        self.state = TrainState(networks, self.optimizer, Identity(cfg.seed, cfg.train.batch_size, cfg.model.backbone))
-        self.state.position.epoch = cfg.train.first_epoch
-        if (path := self.state.resume(cfg.train.resume, self.model_dir)) is not None:
-            self.log.info("resumed from %s at epoch %d, batch %d", path, self.state.position.epoch, self.state.position.batch)
+        method = build_method(cfg, place.device)
         if place.is_main:
-            remove_leftovers(self.model_dir)
-            save_config(cfg, self.run_dir / "config.yaml")
-
-    def run(self) -> int:
-        """Train from the present position to the end; return the exit code."""
-        cfg, place, at = self.cfg, self.place, self.state.position
-        facts = (len(self.dataset), cfg.data.num_classes, cfg.model.backbone, place.device, place.world)
-        self.log.info("%d images, %d classes, %s on %s, %d process(es)", *facts)
-        with open_journal(self.run_dir, self.log, is_main=place.is_main, counter=at.counter) as self.journal:
-            while at.epoch < cfg.train.epochs:
-                if at.epoch == cfg.train.classify_epochs and at.batch == 0 and at.epoch > cfg.train.first_epoch:
-                    self.state.start_transfer()
-                    self.log.info("epoch %d: classification done, local-to-global transfer begins", at.epoch)
-                if self._train_epoch():
-                    self._save()
-                    self.log.info("stopped by a signal in epoch %d; continue with train.resume=auto", at.epoch)
-                    return self.stop.exit_code
-                at.epoch, at.batch = at.epoch + 1, 0
-                kept, last = at.epoch - 1 in cfg.train.keep_epochs, at.epoch == cfg.train.epochs
-                self._save(keep=kept, published_name=cfg.train.published_name if kept or last else "")
+            parameters = sum(p.numel() for network in method.networks().values() for p in network.parameters())
+            for warning in check_cheaply(cfg, dataset.labels, parameters):
+                log.warning("%s", warning)
+        course = build_course(cfg, method, dataset)
+        state = build_state(cfg, method, course.plan)
+        if (path := state.resume(cfg.train.resume, model_dir)) is not None:
+            log.info("resumed from %s at %s", path, course.plan.describe(state.position))
         if place.is_main:
-            final = write_outputs(self.model_dir, self.global_net, at, len(self.dataset), place)
-            self.log.info("finished; weights of the global network in %s", final)
-        return 0
+            remove_leftovers(model_dir)
+            save_config(cfg, run_dir / "config.yaml")
+        facts = (cfg.method, len(dataset), cfg.data.num_classes, cfg.model.backbone, place.device, place.world)
+        log.info("%s: %d images, %d classes, %s on %s, %d process(es)", *facts)
+        code = Trainer(method, course, state, place, stop, log).run()
+        if code == 0 and place.is_main:
+            _finish(cfg, state, len(dataset), place, log)
+    return code
 
-    def _train_epoch(self) -> bool:
-        """Train the rest of the present epoch; return True when a signal asked to stop."""
-        cfg, train, place, at = self.cfg, self.cfg.train, self.place, self.state.position
-        sampler, loader = build_epoch_loader(self.dataset, len(self.dataset), cfg, place, at)
-        total = -(-len(self.dataset) // train.batch_size)
-        phase, means, rate = phase_of(train, at.epoch), RunningMeans(place), 0.0
-        loaded = Waiting(loader)
 
-        def before_step(index: int) -> None:
-            nonlocal rate
-            rate = phase.rate(train, epoch=at.epoch, batch=index, batches=total)
-            set_learning_rate(self.optimizer, rate)
+def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
+    """Return the course of a run: its phases over the data set's epochs, rates, logs and checkpoints."""
+    train = cfg.train
+    per_epoch = -(-len(dataset) // train.batch_size)
+    spans = [Span(phase, phase.start * per_epoch, phase.end * per_epoch) for phase in method.phases()]
+    return Course(
+        plan=Plan(len(dataset), train.batch_size, train.iter_size, train.shuffle, cfg.seed, spans),
+        schedule=build_schedule(train),
+        dataset=dataset,
+        collate=collate_views,
+        workers=cfg.data.workers,
+        seed=cfg.seed,
+        precision=cfg.precision,
+        trains_norm=not cfg.model.freeze_bn,
+        model_dir=Path(cfg.run_dir) / "model",
+        log_dir=Path(cfg.run_dir) / "tb",
+        log_every=train.log_every,
+        images_every=train.images_every,
+        save_every=train.save_every,
+        mean=cfg.data.mean,
+        std=cfg.data.std,
+        keep_epochs=train.keep_epochs,
+        published_name=train.published_name,
+        clip_grad=train.clip_grad,
+    )
 
-        def after_batch(index: int, batch: Any, output: Any, stepped: bool) -> bool:
-            at.batch, at.counter = index + 1, at.counter + 1
-            means.add(output["losses"], output["share"], sampler.global_batch_size(index))
-            if at.counter % train.log_every == 0 or at.batch == total:
-                self.journal.scalars(at, {**means.read(), "loader_wait": loaded.share()}, rate, total)
-            if train.images_every and at.counter % train.images_every == 0:
-                self.journal.pictures(at, partial(training_pictures, batch, output["views"], cfg.data.mean, cfg.data.std))
-            if stepped and train.save_every and at.counter % train.save_every == 0 and at.batch < total:
-                self._save()
-            return stepped and agree_to_stop(self.stop, place, at.counter)
 
-        return train_batches(
-            build_step(cfg, phase, self.global_net, self.local_net, place),
-            self.optimizer,
-            enumerate(progress(loaded, total, f"epoch {at.epoch}", initial=at.batch, show=place.is_main), at.batch),
-            place=place,
-            autocast=lambda: autocast_for(cfg.precision, place.device),
-            seed=cfg.seed,
-            epoch=at.epoch,
-            batches_in_epoch=total,
-            iter_size=train.iter_size,
-            global_size=sampler.global_batch_size,
-            before_step=before_step,
-            after_batch=after_batch,
-            clip_grad=train.clip_grad,
-        )
+def build_schedule(train: TrainConfig) -> Schedule:
+    """Return the schedule section `train` describes."""
+    return Schedule(
+        train.schedule,
+        power=train.poly_power,
+        epochs=train.decay_epochs,
+        factor=train.decay_factor,
+        warmup=train.warmup_iters,
+    )
 
-    def _save(self, keep: bool = False, published_name: str = "") -> None:
-        if self.place.is_main:
-            self.state.save(self.model_dir, keep=keep, published_name=published_name)
-        barrier(self.place.world)
+
+def build_state(cfg: Config, method: Method, plan: Plan) -> TrainState:
+    """Return the state of a training at its beginning."""
+    train = cfg.train
+    optimizer = build_optimizer(
+        method.parameter_groups(),
+        kind=train.optimizer,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+    )
+    identity = {
+        "method": cfg.method,
+        "seed": cfg.seed,
+        "train.batch_size": train.batch_size,
+        "train.iter_size": train.iter_size,
+        "model.backbone": cfg.model.backbone,
+    }
+    return TrainState(method.networks(), optimizer, identity, plan.start)
+
+
+def _finish(cfg: Config, state: TrainState, images: int, place: Dist, log: logging.Logger) -> None:
+    """Write final.pth, summary.json and the stage card."""
+    final = Path(cfg.run_dir) / "model" / FINAL
+    save_weights(state.published_weights()["state_dict"], final)
+    summary = write_summary(
+        final.with_name("summary.json"), seconds=state.seconds, epochs=cfg.train.epochs, images=images, place=place
+    )
+    facts = {"method": cfg.method, "network": cfg.model.backbone, "epochs": cfg.train.epochs, "device": summary["device"]}
+    card = StageCard(
+        key="training",
+        title="Training",
+        program="scripts.train",
+        order=TRAINING,
+        output=str(final.parent),
+        images=images,
+        seconds=summary["seconds"],
+        settings=flat_settings(cfg),
+        facts=[(name, str(value)) for name, value in facts.items()],
+        split=set_name(cfg.data.train_list),
+    )
+    write_card(cfg.run_dir, card)
+    log.info("finished; weights in %s", final)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from scripts.build import parse_args
 from utils.cams.store import LabelledId, cam_path, classes_on_disk
-from utils.config import parse_args
 from utils.data.classes import resolve_class_names
 from utils.data.folder import check_images, image_path
 from utils.data.images import read_cam, read_image, write_png

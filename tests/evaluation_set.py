@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs.schema import Config
-from utils.config import load_config
+from scripts.build import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
 NUM_CLASSES = {"voc12": 20, "coco14": 80}

@@ -13,8 +13,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from scripts import evaluate_cams as evaluate_cam
 from scripts import gen_gt
+from scripts.build import load_config
 from tests.tiny_data import CLASSES, write_tiny_voc
-from utils.config import load_config
 from utils.data.classes import palette
 from utils.data.images import write_png
 from utils.evaluation.metrics import confusion_matrix, score

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema import Config
-from utils.config import load_config
+from scripts.build import load_config
 
 CLASSES = 3
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -10,22 +10,18 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from configs.fields import Checked
-from configs.schema import Config
+from configs.fields import Checked, broken_rules
 from utils.errors import UserError
 from utils.files import write_text_atomic
 
 Schema = TypeVar("Schema", bound=Checked)
+# A schema, or what finds it by the raw content (lower-case keys) of the file and the overrides: `method` picks a section.
+Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # The segmentation stage's published option, accepted by every program.
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
 
 
-def parse_args(argv: list[str], doc: str) -> Config:
-    """Turn `--config FILE [key=value ...]` into a checked `Config` of the first stage; see `parse_schema_args`."""
-    return parse_schema_args(argv, doc, Config)
-
-
-def parse_schema_args(argv: list[str], doc: str, schema: type[Schema]) -> Schema:
+def parse_schema_args(argv: list[str], doc: str, schema: Schemas[Schema]) -> Schema:
     """Turn `--config FILE [key=value ...]` into a checked `schema`; `--help` prints `doc` and every key, then exits.
 
     Raises:
@@ -33,12 +29,12 @@ def parse_schema_args(argv: list[str], doc: str, schema: type[Schema]) -> Schema
     """
     path: str | None = None
     overrides: list[str] = []
+    wants_help = False
     arguments = iter(argv)
     for argument in arguments:
         if argument in ("-h", "--help"):
-            print(describe(doc, schema))
-            raise SystemExit(0)
-        if argument in CONFIG_OPTIONS:
+            wants_help = True
+        elif argument in CONFIG_OPTIONS:
             path = next(arguments, None)
             if path is None:
                 raise UserError(f"{argument} needs a file: {argument} configs/<name>.yaml")
@@ -48,17 +44,15 @@ def parse_schema_args(argv: list[str], doc: str, schema: type[Schema]) -> Schema
             raise UserError(f"argument '{argument}' is neither --config FILE nor key=value; see --help")
         else:
             overrides.append(argument)
+    if wants_help:
+        print(describe(doc, _chosen(schema, _updates(path, overrides))))
+        raise SystemExit(0)
     if path is None:
         raise UserError("no configuration given; add --config configs/<name>.yaml (see --help)")
     return load_schema(path, overrides, schema)
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Load a first-stage configuration; see `load_schema`."""
-    return load_schema(path, overrides, Config)
-
-
-def load_schema(path: str | Path, overrides: list[str] | None, schema: type[Schema]) -> Schema:
+def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[Schema]) -> Schema:
     """Merge defaults, the YAML file `path` and `key=value` overrides into a checked, fully resolved `schema`.
 
     A file may start with `base: other.yaml` (relative to itself): it then holds only what differs from that file.
@@ -66,22 +60,38 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: type[Sche
     Raises:
         UserError: one sentence naming file or override, key and what was expected.
     """
-    config = OmegaConf.structured(schema)
-    for file in _with_bases(Path(path)):
-        config = _merge(config, _read_yaml(file), str(file))
-    for override in overrides or []:
-        config = _merge(config, _parse_override(override), f"argument '{override}'")
+    updates = _updates(path, overrides)
+    kind = _chosen(schema, updates)
+    config = OmegaConf.structured(kind)
+    for source, update in updates:
+        config = _merge(config, update, source)
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}; check the ${{...}} references") from error
-    if not isinstance(resolved, schema):
-        raise TypeError(f"expected {schema.__name__}, got {type(resolved)}")
+    if not isinstance(resolved, kind):
+        raise TypeError(f"expected {kind.__name__}, got {type(resolved)}")
     _check_choices(resolved, str(path))
-    for holds, message in resolved.rules():
-        if not holds:
-            raise UserError(f"{path}: {message}")
+    for message in broken_rules(resolved):
+        raise UserError(f"{path}: {message}")
     return resolved
+
+
+def _updates(path: str | Path | None, overrides: list[str] | None) -> list[tuple[str, DictConfig]]:
+    """Return (where it is from, content) of the file, its bases first, and of the overrides."""
+    files = [] if path is None else [(str(file), _read_yaml(file)) for file in _with_bases(Path(path))]
+    return files + [(f"argument '{override}'", _parse_override(override)) for override in overrides or []]
+
+
+def _chosen(schema: Schemas[Schema], updates: list[tuple[str, DictConfig]]) -> type[Schema]:
+    if isinstance(schema, type):
+        return schema
+    raw: dict[str, Any] = {}
+    for _, update in updates:
+        content = OmegaConf.to_container(update, resolve=False)
+        if isinstance(content, dict):
+            raw |= {str(name): value for name, value in content.items()}
+    return schema(raw)
 
 
 def save_config(config: Checked, path: Path) -> None:
@@ -89,7 +99,19 @@ def save_config(config: Checked, path: Path) -> None:
     write_text_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
-def describe(doc: str, schema: type[Checked] = Config) -> str:
+def flat_settings(config: Checked) -> dict[str, Any]:
+    """Return dotted key -> value of a configuration, as stage cards hold it."""
+    return _flatten(dataclasses.asdict(config))
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def describe(doc: str, schema: type[Checked]) -> str:
     """Return `doc` followed by one entry per key: name, type, default, meaning and choices."""
     lines = [doc.strip(), "", "keys (key=value overrides the YAML file):", ""]
     for name, kind, default, metadata in _walk(schema):

@@ -1,10 +1,11 @@
 """What may be added to a trunk: suppression after a block, attention in a block; which kind, where, how strong."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from configs.schema import GateConfig
 from models.layers.attention import ATTENTIONS, Gate, build_attention
 
 SUPPRESSIONS = ("learnable", "fixed")
@@ -53,28 +54,14 @@ NONE = "none"
 FEATURES = "features"
 
 
-@dataclass(frozen=True)
-class GateOptions:
-    """The defaults add nothing; the places are the published ones of ResNet-38.
+@dataclass
+class GateOptions(GateConfig):
+    """Makes the layers that `GateConfig` (a part of section `model`) describes."""
 
-    Attributes:
-        suppression: none, learnable or fixed (see `models.layers.gates`).
-        suppression_places: blocks it follows.
-        suppression_ratio: share of a channel's maximum that fixed suppression leaves, in (0, 1].
-        attention: none, a name of `models.layers.attention.ATTENTIONS`, or two joined by "+" (their outputs are added).
-        attention_places: blocks whose residual branch it weighs.
-        attention_reduction: divisor of the channels inside se (published 16).
-        train: all gates learn at the head's rate. As published only their 2-D convolutions are in the optimiser, at the
-            trunk's rate: the linear layers of se and of learnable suppression keep their random start.
-    """
-
-    suppression: str = NONE
-    suppression_places: tuple[str, ...] = ("b6", "b7")
-    suppression_ratio: float = 0.55
-    attention: str = NONE
-    attention_places: tuple[str, ...] = ("b6", "b7")
-    attention_reduction: int = 16
-    train: bool = False
+    @classmethod
+    def of(cls, config: GateConfig) -> "GateOptions":
+        """Take the settings over from a section that holds them."""
+        return cls(**{entry.name: getattr(config, entry.name) for entry in fields(GateConfig)})
 
     def suppression_at(self, place: str, channels: int) -> Gate | None:
         """Return a new suppression layer for `place`, or None where there is to be none."""

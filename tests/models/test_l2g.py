@@ -11,9 +11,8 @@ from torch import nn
 from configs.schema import Config
 from models.cam_net import CamNetwork, build_cam_network
 from models.l2g import L2G, Batch
-from scripts.build import build_l2g_options
+from scripts.build import build_l2g_options, load_config
 from tests.golden_weights import filled
-from utils.config import load_config
 from utils.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from scripts import check_data, gen_gt, prepare_coco
 from scripts import evaluate_cams as evaluate_cam
 from scripts import make_cams as test_l2g
 from scripts import train as train_l2g
+from scripts.build import load_config
 from tests.official_coco import SIZE, image_name, write_coco
-from utils.config import load_config
 from utils.data.lists import read_id_list, read_label_list
 
 CONFIG = Path(__file__).parents[2] / "configs" / "l2g_coco.yaml"

@@ -15,10 +15,10 @@ from PIL import Image
 from configs.schema import Config
 from scripts import make_cams as test_l2g
 from scripts import train as train_l2g
-from scripts.build import build_network
+from scripts.build import build_network, load_config
 from tests.golden_weights import values
 from tests.tiny_data import tiny_config, write_tiny_voc
-from utils.config import load_config, save_config
+from utils.config import save_config
 from utils.data.images import read_cam
 from utils.data.lists import read_label_list
 from utils.errors import UserError

@@ -17,7 +17,8 @@ from scripts import compare, demo_pictures, gen_gt, make_demo_data
 from scripts import evaluate_cams as evaluate_cam
 from scripts import make_cams as test_l2g
 from scripts import train as train_l2g
-from utils.config import load_config, load_schema
+from scripts.build import load_config
+from utils.config import load_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from scripts import train as train_l2g
+from scripts.build import load_config
 from scripts.prepare_custom import CustomSettings, main, run
-from utils.config import load_config
 from utils.data.images import read_image
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError

@@ -9,9 +9,9 @@ import torch
 
 from configs.schema import Config
 from scripts import train as train_l2g
+from scripts.build import load_config
 from tests.bank_files import write_tiny_bank
 from tests.tiny_data import tiny_config
-from utils.config import load_config
 from utils.data.paste import write_index
 from utils.errors import UserError
 from utils.training.weights import read_weights

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import load_config, parse_args, save_config
+from scripts.build import load_config, parse_args
+from utils.config import save_config
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -1,6 +1,6 @@
-"""The data set of local-to-global training: a finished global view, its saliency and the boxes of its local views.
+"""The samples of training: a finished view of the whole image, its saliency and the boxes of its local views, if any.
 
-With `l2g.paste` an item also has, or is, the same image with an object of another class pasted in.
+With `paste` an item also has, or is, the same image with an object of another class pasted in.
 """
 
 import random
@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from configs.schema import DataConfig, L2GConfig
+from configs.schema import DataConfig, SampleConfig
 from utils.data.folder import check_images, check_saliency, image_path, saliency_path
 from utils.data.images import read_image, read_saliency
 from utils.data.lists import read_label_list
 from utils.data.paste import ORIGINAL, PASTED, PasteTransform
-from utils.data.samplers import EpochBatchSampler, Key, SampleRng, sample_rng
+from utils.data.samplers import Key, SampleRng, sample_rng
 from utils.data.transforms import (
     ColorJitter,
     crop_with_padding,
@@ -29,48 +29,39 @@ from utils.data.transforms import (
     to_normalised_tensor,
     true_crop_box,
 )
-from utils.errors import UserError
-
-__all__ = ["EpochBatchSampler", "L2GDataset"]
 
 _CROP_BOXES = {"swapped": published_crop_box, "correct": true_crop_box}
 _SALIENCY_RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _FLIP_CHANCE = 0.5
 
 
-class L2GDataset(Dataset[dict[str, Any]]):
+class ViewDataset(Dataset[dict[str, Any]]):
     """Training samples, addressed by (epoch, index); the same key always gives the same sample.
 
-    An item holds, for input size S, K patches and C classes: "images" (3, S, S) float32, normalised RGB; "saliency"
-    (1, S, S) float32 in [0, 1], all ones with l2g.saliency=none; "boxes" (K, 4) int64 [x1, y1, x2, y2] of the local views
-    (cut out on the device); "labels" (C,) float32, 1 for present classes; "id": str. Keys are named for the batch they
-    become.
+    An item holds, for input size S, K patches and C classes: "images" (3, S, S) float32, normalised RGB; "saliency" (1, S, S)
+    float32 in [0, 1], all ones with saliency=none; with patches > 0 "boxes" (K, 4) int64 [x1, y1, x2, y2] of the local views
+    (cut out on the device); "labels" (C,) float32, 1 for present classes; "id": str. Keys are named for the batch they become.
 
-    With l2g.paste.mode=pair an item is {"pasted": such a sample, "original": such a sample}, which
-    `utils.data.paste.collate_views` puts into one batch; with l2g.paste.leak_labels both also have "local_labels" (C,).
+    With paste.mode=pair an item is {"pasted": such a sample, "original": such a sample}, which
+    `utils.data.paste.collate_views` puts into one batch; with paste.leak_labels both also have "local_labels" (C,).
 
     Args:
         data: list, folders, mean and std.
-        l2g: geometry, saliency and colour options; the defaults are the published VOC sample.
+        sample: geometry, saliency and colour options, a method's settings; the defaults are the published VOC sample.
         seed: of the run.
 
     Raises:
         UserError: for a wrong list or missing files (at once), or files that are damaged or of different sizes (when read).
     """
 
-    def __init__(self, data: DataConfig, l2g: L2GConfig, seed: int) -> None:
-        if l2g.resize == "square" and l2g.scale_jitter[0] != l2g.scale_jitter[1]:
-            raise UserError(
-                f"l2g.scale_jitter is {l2g.scale_jitter} but l2g.resize=square has no short side to vary; "
-                "use l2g.resize=short or l2g.scale_jitter=[1,1]"
-            )
-        self.data, self.l2g, self.seed = data, l2g, seed
+    def __init__(self, data: DataConfig, sample: SampleConfig, seed: int) -> None:
+        self.data, self.sample, self.seed = data, sample, seed
         self.labels = read_label_list(Path(data.train_list), data.num_classes)
         self.ids = list(self.labels)
-        self.jitter = ColorJitter(*l2g.color_jitter)
-        self.paste = PasteTransform(l2g.paste, data.num_classes) if l2g.paste.mode != "none" else None
+        self.jitter = ColorJitter(*sample.color_jitter)
+        self.paste = PasteTransform(sample.paste, data.num_classes) if sample.paste.mode != "none" else None
         check_images(data, self.ids)
-        if l2g.saliency == "map":
+        if sample.saliency == "map":
             check_saliency(data, self.ids)
 
     def __len__(self) -> int:
@@ -79,27 +70,29 @@ class L2GDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """Return sample `index` of the list as epoch `epoch` sees it; `key` is (epoch, index)."""
         epoch, index = key
-        return self.load(index, sample_rng(self.seed, epoch, index), pasting=epoch >= self.l2g.paste.from_epoch)
+        return self.load(index, sample_rng(self.seed, epoch, index), pasting=epoch >= self.sample.paste.from_epoch)
 
     def load(self, index: int, rng: SampleRng, *, pasting: bool = True) -> dict[str, Any]:
-        """Return sample `index`, drawn from `rng` in the published order; `pasting` False leaves l2g.paste out.
+        """Return sample `index`, drawn from `rng` in the published order; `pasting` False leaves paste out.
 
         A pair draws the original first, then the pasted view. A view draws: NumPy: boxes, [object,] colour factors, order of
         colour operations. Python: [places of the object,] scale (if varied), crop x, crop y, flip (if on).
         """
         transform = self.paste if pasting else None
-        if transform is None or self.l2g.paste.mode != "pair":
+        if transform is None or self.sample.paste.mode != "pair":
             return self._sample(index, rng, transform)
         original, pasted = self._sample(index, rng, None), self._sample(index, rng, transform)
-        if self.l2g.paste.leak_labels:
+        if self.sample.paste.leak_labels:
             for view in (original, pasted):
                 view["local_labels"] = view["labels"]
             original["labels"] = pasted["labels"]
         return {PASTED: pasted, ORIGINAL: original}
 
     def _sample(self, index: int, rng: SampleRng, transform: PasteTransform | None) -> dict[str, Any]:
-        l2g, image_id = self.l2g, self.ids[index]
-        boxes = draw_boxes(rng.numpy, l2g.input_size, l2g.crop_size, l2g.patches, l2g.boxes)
+        sample, image_id = self.sample, self.ids[index]
+        boxes = {}
+        if sample.patches:
+            boxes["boxes"] = draw_boxes(rng.numpy, sample.input_size, sample.crop_size, sample.patches, sample.boxes)
         image, saliency = self._read(image_id)
         classes = self.labels[image_id]
         if transform is not None:
@@ -111,14 +104,14 @@ class L2GDataset(Dataset[dict[str, Any]]):
         return {
             "images": to_normalised_tensor(pixels, self.data.mean, self.data.std),
             "saliency": self._saliency_tensor(saliency),
-            "boxes": boxes,
+            **boxes,
             "labels": labels,
             "id": image_id,
         }
 
     def _read(self, image_id: str) -> tuple[Image.Image, Image.Image | None]:
         image = read_image(image_path(self.data, image_id))
-        if self.l2g.saliency == "none":
+        if self.sample.saliency == "none":
             return image, None
         return image, read_saliency(saliency_path(self.data, image_id), image.size)
 
@@ -126,28 +119,28 @@ class L2GDataset(Dataset[dict[str, Any]]):
         self, image: Image.Image, saliency: Image.Image | None, rng: random.Random
     ) -> tuple[Image.Image, Image.Image | None]:
         """Return both as S x S views of the same region."""
-        resampling = _SALIENCY_RESAMPLING[self.l2g.saliency_resize]
-        side = self.l2g.input_size
-        if self.l2g.resize == "square":
+        resampling = _SALIENCY_RESAMPLING[self.sample.saliency_resize]
+        side = self.sample.input_size
+        if self.sample.resize == "square":
             image = image.resize((side, side), Image.Resampling.BILINEAR)
             saliency = saliency.resize((side, side), resampling) if saliency else None
         else:
             short = self._short_side(rng)
             size = short_side_size(image.size, short)
-            box = _CROP_BOXES[self.l2g.crop](rng, size, side)
+            box = _CROP_BOXES[self.sample.crop](rng, size, side)
             image = resized_crop(image, size, box, Image.Resampling.BICUBIC)
             saliency = crop_with_padding(resize_short(saliency, short, resampling), box) if saliency else None
-        if self.l2g.flip and rng.random() < _FLIP_CHANCE:
+        if self.sample.flip and rng.random() < _FLIP_CHANCE:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             saliency = saliency.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if saliency else None
         return image, saliency
 
     def _short_side(self, rng: random.Random) -> int:
-        low, high = self.l2g.scale_jitter
+        low, high = self.sample.scale_jitter
         factor = rng.uniform(low, high) if low < high else low
-        return round(self.l2g.short_side * factor)
+        return round(self.sample.short_side * factor)
 
     def _saliency_tensor(self, saliency: Image.Image | None) -> torch.Tensor:
         if saliency is None:
-            return torch.ones(1, self.l2g.input_size, self.l2g.input_size)
-        return saliency_tensor(saliency, self.l2g.saliency_norm)
+            return torch.ones(1, self.sample.input_size, self.sample.input_size)
+        return saliency_tensor(saliency, self.sample.saliency_norm)

@@ -51,7 +51,7 @@ def read_entries(cfg: Config, findings: Findings) -> dict[str, Entry]:
     train = _labels(Path(data.train_list), cfg, findings, stops=True, labels_required=True)
     for image_id, classes in train.items():
         found = entry(image_id)
-        found.train, found.classes, found.saliency = True, classes, cfg.l2g.saliency == "map"
+        found.train, found.classes, found.saliency = True, classes, cfg.settings.saliency == "map"
     listed = cfg.cam.labels == "list"
     for image_id, classes in _other(cfg, "infer_list", findings, train, labels_required=listed).items():
         entry(image_id).classes = classes or entry(image_id).classes

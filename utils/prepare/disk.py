@@ -1,4 +1,4 @@
-"""How much a run will write, folder by folder, against what is free there."""
+"""What can be checked in seconds before a training: its list against the validation lists, the disk against what it writes."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import Config
+from utils.data.folder import image_path
+from utils.data.images import image_size
+from utils.data.lists import read_id_list
+from utils.errors import UserError
+from utils.prepare.check import Entry, val_lists
 from utils.prepare.check_report import Finding
 
 _FLOAT = 4  # bytes
@@ -13,6 +18,8 @@ _FLOAT = 4  # bytes
 _CAM_BYTES, _LABEL_BYTES = 0.25, 0.06
 # A TensorBoard picture page, bytes.
 _PAGE = 1 << 20
+# Images whose headers are read to learn the mean size.
+SIZE_SAMPLE = 32
 # The new last.pth is written before the old one goes.
 _COPIES = 2
 
@@ -26,7 +33,7 @@ class RunSize:
         labels: positive (image, class) pairs of them, the number of CAMs.
         train_images: of data.train_list.
         pixels: mean pixels an image.
-        parameters: of one network.
+        parameters: of all networks that are trained.
     """
 
     images: int
@@ -36,10 +43,60 @@ class RunSize:
     parameters: int
 
 
+def check_cheaply(cfg: Config, labels: Mapping[str, tuple[int, ...]], parameters: int) -> list[str]:
+    """Check what takes seconds at most: overlap with the validation lists, free disk space.
+
+    Args:
+        cfg: of the run.
+        labels: of the training images, as their data set has read them.
+        parameters: of all networks that are trained.
+
+    Returns:
+        warnings: what is wrong without stopping training.
+
+    Raises:
+        UserError: when training would fail.
+    """
+    warnings = []
+    for path in val_lists(cfg):
+        try:
+            both = [image_id for image_id in read_id_list(path) if image_id in labels]
+        except UserError as error:  # training does not read it
+            warnings.append(str(error))
+            continue
+        if both:
+            warnings.append(f"{len(both)} images of data.train_list are in {path} too, the first: {both[0]}")
+    entries = {image_id: Entry(image_id, classes, train=True) for image_id, classes in labels.items()}
+    findings = disk_findings(run_needs(cfg, entries, parameters), Path(cfg.run_dir, "model"))
+    for finding in findings:
+        if finding.stops:
+            raise UserError(f"disk too small: {finding.detail}")
+    return warnings + [finding.detail for finding in findings]
+
+
+def run_needs(cfg: Config, entries: Mapping[str, Entry], parameters: int) -> dict[Path, tuple[str, int]]:
+    """Return `bytes_needed` of a run on these images."""
+    train = [entry for entry in entries.values() if entry.train]
+    labels = sum(len(entry.classes or ()) for entry in train)
+    return bytes_needed(cfg, RunSize(len(train), labels, len(train), _mean_pixels(cfg, train), parameters))
+
+
+def _mean_pixels(cfg: Config, entries: list[Entry]) -> float:
+    step = max(1, len(entries) // SIZE_SAMPLE)
+    pixels = []
+    for entry in entries[::step]:
+        try:
+            width, height = image_size(image_path(cfg.data, entry.id))
+        except UserError:
+            continue  # reported elsewhere
+        pixels.append(width * height)
+    return sum(pixels) / len(pixels) if pixels else 0.0
+
+
 def bytes_needed(cfg: Config, size: RunSize) -> dict[Path, tuple[str, int]]:
     """Return what each folder will receive: folder -> (what, bytes); what a previous run left there counts as written."""
     model_dir = Path(cfg.run_dir, "model")
-    values = 2 * size.parameters * (1 + _optimizer_values(cfg))
+    values = size.parameters * (1 + _optimizer_values(cfg))
     checkpoints = _FLOAT * (values * (_COPIES + len(cfg.train.keep_epochs)) + size.parameters)
     batches = -(-size.train_images // cfg.train.batch_size) * cfg.train.epochs
     pages = batches // cfg.train.images_every if cfg.train.images_every else 0

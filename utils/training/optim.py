@@ -1,57 +1,31 @@
-"""Optimiser groups and learning-rate schedules of the published first stage."""
+"""Optimisers and learning rates of both stages; a rate is a pure function of the position, so that resuming is exact."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-
-from configs.schema import TrainConfig
-
-# Published convention (from OAA): biases learn at twice the rate of their weights.
-BIAS_FACTOR = 2.0
-GROUP_ORDER = ("pretrained_weights", "pretrained_biases", "head_weights", "head_biases", "norm")
 
 
-def build_optimizer(groups: Iterable[Mapping[str, list[nn.Parameter]]], config: TrainConfig) -> torch.optim.Optimizer:
-    """Build SGD or AdamW over the parameter groups of one or more networks.
+def build_optimizer(
+    groups: Sequence[Mapping[str, Any]], *, kind: str, lr: float, weight_decay: float, momentum: float, nesterov: bool = False
+) -> torch.optim.Optimizer:
+    """Build SGD or AdamW.
 
     Args:
-        groups: for each network, the lists named in `GROUP_ORDER` (`norm` may be absent). Groups of the networks are
-            interleaved as published: pretrained weights of all networks, then their biases, and so on.
-        config: rates, momentum and decay. Factors are 1, 2, `lr_head_factor` and twice that; `norm` has 1 and no decay.
-
-    Returns:
-        The optimiser; each of its groups carries `lr_scale` (times `train.lr`) for `set_learning_rate`.
+        groups: `params` (may be empty), `lr_scale` (times the base rate) and, where it is not `weight_decay`, their own.
+        kind: sgd or adamw.
+        lr: base learning rate.
+        weight_decay: L2 penalty (sgd) or decoupled decay (adamw).
+        momentum: of sgd.
+        nesterov: of sgd, where there is momentum.
     """
-    head = config.lr_head_factor
-    scales = {
-        "pretrained_weights": 1.0,
-        "pretrained_biases": BIAS_FACTOR,
-        "head_weights": head,
-        "head_biases": BIAS_FACTOR * head,
-        "norm": 1.0,
-    }
-    networks = list(groups)
-    rows = []
-    for name in GROUP_ORDER:
-        if name == "norm" and not any(network.get(name) for network in networks):
-            continue
-        decay = {"weight_decay": 0.0} if name == "norm" else {}
-        scale = scales[name]
-        rows += [{"params": n.get(name, []), "lr": config.lr * scale, "lr_scale": scale, **decay} for n in networks]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(rows, lr=config.lr, weight_decay=config.weight_decay)
-    nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
-        rows,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=nesterov,
-        fused=_all_on_cuda(rows) or None,
-    )
+    rows = [{**group, "lr": lr * group["lr_scale"]} for group in groups]
+    if kind == "adamw":
+        return torch.optim.AdamW(rows, lr=lr, weight_decay=weight_decay)
+    fused = _all_on_cuda(rows) or None
+    nesterov = nesterov and momentum > 0
+    return torch.optim.SGD(rows, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
 
 
 def _all_on_cuda(rows: Iterable[Mapping[str, Any]]) -> bool:
@@ -59,56 +33,43 @@ def _all_on_cuda(rows: Iterable[Mapping[str, Any]]) -> bool:
     return all(parameter.is_cuda for row in rows for parameter in row["params"])
 
 
-def learning_rate(config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:
-    """Return the base learning rate of one optimiser step; a pure function of the position, so resuming is exact.
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate falls.
 
-    Args:
-        config: `lr` (or `classify_lr` in the first `classify_epochs`), `schedule` and its constants.
-        epoch: 0-based epoch of the whole run (step schedule).
-        step: 0-based optimiser step of the present phase (poly schedule, warm-up).
-        steps: optimiser steps of the present phase.
+    Attributes:
+        kind: poly: x (1 - t / T)^power; step: x factor at each of `epochs`.
+        power: of poly.
+        hold: poly: the rate changes every so many steps (published segmentation stage: 10).
+        epochs: 0-based, of the whole run.
+        factor: of step.
+        warmup: optimiser steps of linear warm-up at each phase's beginning; 0 is none.
     """
-    classifying = epoch < config.classify_epochs
-    rate = config.classify_lr if classifying and config.classify_lr > 0 else config.lr
-    if config.schedule == "poly":
-        rate *= (1 - min(step, steps - 1) / steps) ** config.poly_power
-    else:
-        rate *= config.decay_factor ** sum(epoch >= e for e in config.decay_epochs)
-    if step < config.warmup_iters:
-        rate *= (step + 1) / config.warmup_iters
-    return rate
+
+    kind: str
+    power: float = 0.9
+    hold: int = 1
+    epochs: Sequence[int] = ()
+    factor: float = 0.1
+    warmup: int = 0
+
+    def rate(self, lr: float, *, epoch: int, step: int, steps: int) -> float:
+        """Return the base rate of one optimiser step.
+
+        Args:
+            lr: base rate of the phase.
+            epoch: 0-based, of the whole run.
+            step: 0-based, of the phase; beyond its end a poly rate is 0.
+            steps: of the phase.
+        """
+        if self.kind == "poly":
+            rate = lr * (1 - min(step // self.hold * self.hold, steps) / steps) ** self.power
+        else:
+            rate = lr * self.factor ** sum(epoch >= e for e in self.epochs)
+        return rate * ((step + 1) / self.warmup) if step < self.warmup else rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its `lr_scale` times `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Epochs `start` to `end` - 1 of a run."""
-
-    start: int
-    end: int
-    classifies: bool
-
-    def rate(self, train: TrainConfig, *, epoch: int, batch: int, batches: int) -> float:
-        """Return the base learning rate of the optimiser step that ends with this batch.
-
-        Args:
-            train: schedule and its constants.
-            epoch: 0-based, of the whole run.
-            batch: 0-based, in the epoch.
-            batches: of the epoch.
-        """
-        steps = -(-batches // train.iter_size)
-        step = (epoch - self.start) * steps + batch // train.iter_size
-        return learning_rate(train, epoch=epoch, step=step, steps=(self.end - self.start) * steps)
-
-
-def phase_of(train: TrainConfig, epoch: int) -> Phase:
-    """Return the phase epoch `epoch` (0-based) belongs to."""
-    if epoch < train.classify_epochs:
-        return Phase(train.first_epoch, train.classify_epochs, classifies=True)
-    return Phase(max(train.first_epoch, train.classify_epochs), train.epochs, classifies=False)

@@ -3,15 +3,15 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.training.weights import own_state, published_state
 
 FORMAT = 1
 PREVIOUS_SUFFIX = ".previous"
@@ -46,29 +46,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         except Exception as error:  # torch reports damage as several unrelated types (RuntimeError, EOFError, pickle, ...)
             problems.append(f"{candidate} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
             continue
-        if not isinstance(state, dict) or "next_batch" not in state:
+        if not isinstance(state, dict) or "position" not in state:
             raise UserError(f"{candidate} is not a training checkpoint of this program; use train.init_from for weights")
         return state
     if problems:
         raise UserError("; ".join(problems) + "; delete it and resume from another checkpoint or start anew")
     raise UserError(f"checkpoint {path} does not exist; check train.resume")
-
-
-def check_same_run(path: Path, state: Mapping[str, Any], settings: Mapping[str, tuple[str, Any]]) -> None:
-    """Check that a checkpoint was trained with the settings of the run that is to continue it.
-
-    Args:
-        path: of the checkpoint, for the message.
-        state: from `load_checkpoint`.
-        settings: entry of `state` -> (configuration key, value in this run).
-
-    Raises:
-        UserError: giving both sides.
-    """
-    if any(state[entry] != value for entry, (_, value) in settings.items()):
-        then = " ".join(f"{key}={state[entry]}" for entry, (key, _) in settings.items())
-        now = " ".join(f"{key}={value}" for key, value in settings.values())
-        raise UserError(f"{path} was trained with {then}, not {now}; use the same values or start anew")
 
 
 def find_resume(spec: str, model_dir: Path) -> Path | None:
@@ -108,113 +91,84 @@ def save_published(
         torch.save({"epoch": epoch, "global_counter": counter, **prefixed, "optimizer": dict(optimizer)}, temporary)
 
 
-LAST = "last.pth"
-
-
-class PublishedNetwork(Protocol):
-    """A network whose entries have published names."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor], /) -> Any: ...
-
-    def to_published(self, state: dict[str, Tensor], /) -> dict[str, Tensor]: ...
-
-    def from_published(self, state: dict[str, Tensor], /) -> dict[str, Tensor]: ...
-
-
-@dataclass
-class Position:
-    """Where a training stands: `epoch` and `batch` in it come next (0-based), `counter` batches are done over all epochs.
-
-    `seconds_before` is the time earlier parts of a resumed run took.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    counter: int = 0
-    seconds_before: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Return the time spent on this training, earlier parts of a resumed run included."""
-        return self.seconds_before + time.monotonic() - self.started
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run cannot change when it is continued: its draws and batches, and the kind of its networks."""
-
-    seed: int
-    batch_size: int
-    backbone: str
+LAST, BEST = "last.pth", "best.pth"
 
 
 class TrainState:
-    """A training that can be saved and continued.
+    """A training that can be saved and continued exactly.
 
     No generator state is stored: every draw follows from seed, epoch, batch and rank.
 
     Args:
         networks: checkpoint key (`state_dict`, `local_dict`) -> network; stored under the published names.
         optimizer: over their parameters.
-        identity: checked when a checkpoint is continued.
+        identity: setting -> value of what a run cannot change when it is continued.
+
+    Attributes:
+        position: mini-batches done since the beginning of epoch 0, see `utils.training.plan`.
+        latest: mean losses that a moving average is over, oldest first.
+        best: highest validation score so far, None before the first.
     """
 
-    def __init__(self, networks: Mapping[str, PublishedNetwork], optimizer: torch.optim.Optimizer, identity: Identity) -> None:
-        self.networks, self.optimizer, self.identity = networks, optimizer, identity
-        self.position = Position()
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        identity: Mapping[str, Any],
+        position: int = 0,
+    ) -> None:
+        self.networks, self.optimizer, self.identity, self.position = networks, optimizer, dict(identity), position
+        self.latest: list[float] = []
+        self.best: float | None = None
+        self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def start_transfer(self) -> None:
-        """Begin the second phase: the local network continues from the trained global one, the optimiser from nothing."""
-        self.networks["local_dict"].load_state_dict(self.networks["state_dict"].state_dict())
-        self.optimizer.state.clear()
+    @property
+    def seconds(self) -> float:
+        """Return the time spent on this training, earlier parts of a resumed run included."""
+        return self._seconds_before + time.monotonic() - self._started
 
-    def save(self, model_dir: Path, *, keep: bool = False, published_name: str = "") -> None:
-        """Write `<model_dir>/last.pth`.
+    def published_weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return checkpoint key -> weights under the published names."""
+        return {key: published_state(network) for key, network in self.networks.items()}
 
-        With `keep` the epoch just finished also stays as `epoch_<n>.pth`, with a `published_name` it is written in the
-        published layout as `<published_name>_epoch_<n>.pth` too.
-        """
-        at, identity = self.position, self.identity
-        networks = {key: network.to_published(network.state_dict()) for key, network in self.networks.items()}
-        optimizer = self.optimizer.state_dict()
-        state = {
-            "epoch": at.epoch - 1,
-            "next_epoch": at.epoch,
-            "next_batch": at.batch,
-            "global_counter": at.counter,
-            "seconds": at.seconds,
-            "seed": identity.seed,
-            "batch_size": identity.batch_size,
-            "backbone": identity.backbone,
-            **networks,
-            "optimizer": optimizer,
-        }
-        save_checkpoint(state, model_dir / LAST)
-        if keep:
-            save_checkpoint(state, model_dir / f"epoch_{at.epoch - 1}.pth")
-        if published_name:
-            path = published_path(model_dir, published_name, at.epoch - 1)
-            save_published(path, networks, optimizer, epoch=at.epoch - 1, counter=at.counter)
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that `resume` continues from."""
+        save_checkpoint(
+            {
+                "position": self.position,
+                "seconds": self.seconds,
+                "identity": self.identity,
+                "latest": list(self.latest),
+                "best": self.best,
+                **self.published_weights(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            path,
+        )
 
     def resume(self, spec: str, model_dir: Path) -> Path | None:
         """Continue from the checkpoint `train.resume` names; return its path, or None when there is nothing to continue.
 
         Raises:
-            UserError: when the file is missing, damaged, of other networks, or trained with another seed or batch size.
+            UserError: when the file is missing, damaged, of other networks, or trained with other settings.
         """
         path = find_resume(spec, model_dir)
         if path is None:
             return None
-        state, mine = load_checkpoint(path), self.identity
-        check_same_run(path, state, {"seed": ("seed", mine.seed), "batch_size": ("train.batch_size", mine.batch_size)})
+        state = load_checkpoint(path)
+        self._check_same_run(path, state["identity"])
         for key, network in self.networks.items():
             try:
-                network.load_state_dict(network.from_published(state[key]))
-            except RuntimeError as error:
-                raise UserError(f"{path} does not fit model.backbone={mine.backbone}: {error}") from error
+                network.load_state_dict(own_state(network, state[key]))
+            except (RuntimeError, KeyError) as error:
+                raise UserError(f"{path} does not fit this network: {error}; check section model") from error
         self.optimizer.load_state_dict(state["optimizer"])
-        self.position = Position(state["next_epoch"], state["next_batch"], state["global_counter"], state["seconds"])
+        self.position, self.latest, self.best = state["position"], list(state["latest"]), state["best"]
+        self._seconds_before, self._started = state["seconds"], time.monotonic()
         return path
+
+    def _check_same_run(self, path: Path, then: Mapping[str, Any]) -> None:
+        if dict(then) != self.identity:
+            before = " ".join(f"{key}={value}" for key, value in then.items())
+            now = " ".join(f"{key}={value}" for key, value in self.identity.items())
+            raise UserError(f"{path} was trained with {before}, not {now}; use the same values or start anew")

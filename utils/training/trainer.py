@@ -1,51 +1,307 @@
-"""The training loop shared by every network of the first stage: one epoch of batches, from any position in it."""
+"""The training loop: any method, and the segmentation stage. `Trainer.run` is all of it; what it calls follows below.
 
+The gradient of a step is the mean over the images of its (global) batch whatever the number of processes, then the mean over
+the mini-batches of its window. (The published loops left the transfer loss undivided and leaked leftover gradients into the
+next epoch.)
+"""
+
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from configs.schema import Config
-from utils.data.paste import collate_views
-from utils.data.samplers import EpochBatchSampler, step_seed
+from utils.data.samplers import step_seed
 from utils.errors import UserError
-from utils.runtime.device import peak_memory
-from utils.runtime.processes import Dist, sum_over_ranks
-from utils.training.state import Position
+from utils.runtime.device import autocast_for, peak_memory
+from utils.runtime.log import progress
+from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, distribute, sum_over_ranks
+from utils.training.journal import Picture, draw_picture, open_journal
+from utils.training.optim import Schedule, set_learning_rate
+from utils.training.plan import Plan, PlannedBatches
+from utils.training.state import BEST, LAST, TrainState, save_published
+from utils.training.weights import save_weights
+
+T = TypeVar("T")
+
+
+class Trainable(Protocol):
+    """What can be trained: a `models.method.Method`, or the segmentation network with its losses."""
+
+    def begin(self, phase: Any, /) -> None: ...
+
+    def step_module(self, phase: Any, /) -> nn.Module: ...
+
+    def pictures(self, batch: Any, views: Mapping[str, Tensor], /) -> Mapping[str, Any]: ...
 
 
 @dataclass
+class Course:
+    """Everything about a training that is not a network.
+
+    Attributes:
+        plan, schedule: which batch comes when, and the rate of each step.
+        dataset: addressed by (epoch, index).
+        collate: makes a batch of samples; None: torch's.
+        workers: loader processes.
+        seed: of dropout; drawn anew per (seed, epoch, batch, rank), so that a resumed run repeats an uninterrupted one.
+        precision: see `autocast_for`.
+        trains_norm: BatchNorm is trained, so its statistics span all GPUs.
+        loss_is_part: the loss is this process's part of a sum over all of them, not the mean over its own images.
+        model_dir, log_dir: where checkpoints and TensorBoard files go.
+        log_every, images_every, save_every: counts of `Plan.counter`; 0: never (checkpoints: at the ends of epochs only).
+        keep_epochs: 0-based epochs that are kept as epoch_<n>.pth.
+        published_name: the last and the kept epochs also as <published_name>_epoch_<n>.pth, in the published layout.
+        export_every: counts at which the weights alone are kept as checkpoint_<n>.pth; 0: never.
+        clip_grad: gradient-norm limit, 0 for none.
+        average: losses logged are means over the latest so many steps; 0: since the last reading.
+        mean, std: that images were normalised with, for pictures.
+        published_log: TensorBoard tags of the published segmentation stage, and its habit to log the rate of the next step.
+        validate: returns a score in [0, 1], called at the end of each epoch; the best weights so far stay in best.pth.
+    """
+
+    plan: Plan
+    schedule: Schedule
+    dataset: Dataset[dict[str, Any]]
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None
+    workers: int
+    seed: int
+    precision: str
+    trains_norm: bool
+    model_dir: Path
+    log_dir: Path
+    log_every: int
+    images_every: int
+    save_every: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    loss_is_part: bool = False
+    keep_epochs: Sequence[int] = ()
+    published_name: str = ""
+    export_every: int = 0
+    clip_grad: float = 0.0
+    average: int = 0
+    published_log: bool = False
+    validate: Callable[[], float] | None = None
+
+
+class Trainer:
+    """One training, from its present position to the end.
+
+    Args:
+        trainable: what is trained; its networks are those of `state`.
+        course: by which rules.
+        state: networks, optimiser and position.
+        place: this process.
+        stop: set by signals.
+        log: for lines.
+    """
+
+    def __init__(
+        self, trainable: Trainable, course: Course, state: TrainState, place: Dist, stop: StopRequest, log: logging.Logger
+    ) -> None:
+        self.trainable, self.course, self.state = trainable, course, state
+        self.place, self.stop, self.log = place, stop, log
+        self.means = RunningMeans(place, course.average * course.plan.iter_size, state.latest)
+        self.module: nn.Module = nn.Identity()
+        self.rate = 0.0
+
+    def run(self) -> int:
+        """Train; return 0 when finished, or the exit code of the signal that stopped it.
+
+        Raises:
+            UserError: before a step whose loss or gradient is not finite, naming the images.
+        """
+        plan, state = self.course.plan, self.state
+        counter, ids = plan.counter(state.position), list[str]()
+        logs = open_journal(
+            self.course.log_dir, self.log, is_main=self.place.is_main, counter=counter, published=self.course.published_log
+        )
+        with logs as self.journal:
+            for batch in self._batches():
+                self._enter_phase()
+                first, behind = plan.window(state.position)
+                output = self._backward(batch, window=behind - first, steps=state.position + 1 == behind)
+                state.position, ids = state.position + 1, ids + batch["id"]
+                if state.position < behind:
+                    continue
+                self._step(output["loss"], ids)
+                ids = []
+                self._report(first, batch, output)
+                stopped = agree_to_stop(self.stop, self.place, plan.counter(state.position)) and state.position < plan.stop
+                self._keep(first, now=stopped)
+                if stopped:
+                    self.log.info("stopped by a signal at %s; continue with train.resume=auto", plan.describe(state.position))
+                    return self.stop.exit_code
+        return 0
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """Yield this process's share of the remaining mini-batches, with its weight in them as "share"."""
+        course, plan, place = self.course, self.course.plan, self.place
+        sampler = PlannedBatches(plan, self.state.position, rank=place.rank, world=place.world)
+        pinned = place.device.type == "cuda"
+        loader = DataLoader(
+            course.dataset, batch_sampler=sampler, collate_fn=course.collate, num_workers=course.workers, pin_memory=pinned
+        )
+        self.loaded = Waiting(loader)
+        begun = self.state.position - plan.start
+        shown = progress(self.loaded, begun + len(sampler), "batches", initial=begun, show=place.is_main)
+        for position, batch in enumerate(shown, self.state.position):
+            share = _share(len(batch["id"]), position, plan.images_in(position), place)
+            yield {**to_device(batch, place.device), "share": share}
+
+    def _enter_phase(self) -> None:
+        """Build what a step of the present phase runs, where a phase or the run begins."""
+        span, state = self.course.plan.span(self.state.position), self.state
+        if isinstance(self.module, nn.Identity) or state.position == span.start:
+            if state.position == span.start > self.course.plan.start:
+                self.log.info("%s begins", span.phase.name)
+                self.trainable.begin(span.phase)
+                if span.phase.fresh_optimizer:
+                    state.optimizer.state.clear()
+            module = self.trainable.step_module(span.phase)
+            self.module = distribute(module, self.place, trains_norm=self.course.trains_norm).train()
+            state.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, batch: dict[str, Any], *, window: int, steps: bool) -> dict[str, Any]:
+        """Add the gradient of one mini-batch; several processes exchange it with the last of a window only."""
+        course, place = self.course, self.place
+        epoch, index = divmod(self.state.position, course.plan.per_epoch)
+        torch.manual_seed(step_seed(course.seed, epoch, index, place.rank))
+        waits = isinstance(self.module, DistributedDataParallel) and not steps
+        with cast(DistributedDataParallel, self.module).no_sync() if waits else nullcontext():
+            with autocast_for(course.precision, place.device):
+                output: dict[str, Any] = self.module(batch)
+            # DDP averages over processes; each contributes its share of the batch's mean.
+            share = 1.0 if course.loss_is_part else batch["share"]
+            (output["loss"] * (share * place.world / window)).backward()
+        self.means.add(output["losses"], share, course.plan.images_in(self.state.position))
+        return output
+
+    def _step(self, loss: Tensor, ids: Sequence[str]) -> None:
+        """Update the weights, unless something is not finite."""
+        optimizer, position = self.state.optimizer, self.state.position - 1
+        _check_finite(self.module, loss, ids, self.course.clip_grad)
+        self.rate = self._rate(position)
+        set_learning_rate(optimizer, self.rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _rate(self, position: int, later: int = 0) -> float:
+        """Return the base rate of the step a mini-batch belongs to, or of the one `later` steps after it."""
+        plan = self.course.plan
+        step, steps = plan.step(position)
+        lr = plan.span(position).phase.lr
+        return self.course.schedule.rate(lr, epoch=position // plan.per_epoch, step=step + later, steps=steps)
+
+    def _report(self, first: int, batch: dict[str, Any], output: Mapping[str, Any]) -> None:
+        course, plan, position = self.course, self.course.plan, self.state.position
+        counter, logs_next = plan.counter(position), course.published_log
+        if plan.due(course.log_every, first, position) or plan.ends_epoch(position):
+            values = {**self.means.read(), "loader_wait": self.loaded.share()}
+            rate = self._rate(position - 1, later=1) if logs_next else self.rate
+            factors = [group["lr_scale"] for group in self.state.optimizer.param_groups]
+            self.journal.scalars(counter, plan.describe(position), values, rate, factors)
+        if plan.due(course.images_every, first, position):
+            self.journal.pictures(counter, lambda: self._pictures(batch, output["views"]))
+
+    def _pictures(self, batch: dict[str, Any], views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        shown: Mapping[str, Picture] = self.trainable.pictures(batch, views)
+        labels = batch["labels"][0]
+        return {name: draw_picture(p, labels, self.course.mean, self.course.std) for name, p in shown.items()}
+
+    def _keep(self, first: int, *, now: bool) -> None:
+        """Validate, write checkpoints and export weights where they are due (`now`: a checkpoint in any case)."""
+        course, plan, state = self.course, self.course.plan, self.state
+        ended, counter = plan.ends_epoch(state.position), plan.counter(state.position)
+        saves = now or ended or plan.due(course.save_every, first, state.position)
+        if saves:
+            state.latest = self.means.latest()
+        if ended and course.validate is not None:
+            self._validate(course.validate, counter)
+        if self.place.is_main:
+            if saves:
+                state.save(course.model_dir / LAST)
+            if plan.due(course.export_every, first, state.position):
+                self._export(f"checkpoint_{counter}.pth")
+            if ended and not plan.counts_steps:
+                self._keep_epoch(state.position // plan.per_epoch - 1)
+        barrier(self.place.world)
+
+    def _validate(self, validate: Callable[[], float], counter: int) -> None:
+        score = validate()
+        self.module.train()
+        self.journal.score(counter, score)
+        if self.state.best is None or score > self.state.best:
+            self.state.best = score
+            if self.place.is_main:
+                self._export(BEST)
+
+    def _keep_epoch(self, epoch: int) -> None:
+        course, state = self.course, self.state
+        kept = epoch in course.keep_epochs
+        if kept:
+            state.save(course.model_dir / f"epoch_{epoch}.pth")
+        if course.published_name and (kept or state.position == course.plan.stop):
+            path = course.model_dir / f"{course.published_name}_epoch_{epoch}.pth"
+            counter = course.plan.counter(state.position)
+            save_published(path, state.published_weights(), state.optimizer.state_dict(), epoch=epoch, counter=counter)
+
+    def _export(self, name: str) -> None:
+        save_weights(self.state.published_weights()["state_dict"], self.course.model_dir / name)
+
+
 class RunningMeans:
-    """Means of logged scalars since the last reading, kept on the device until they are read."""
+    """Means of logged scalars since the last reading, kept on the device until they are read.
 
-    place: Dist
-    sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    batches: int = 0
-    images: int = 0
-    since: float = field(default_factory=time.monotonic)
+    Args:
+        place: this process.
+        window: batches that `loss` is averaged over instead (published segmentation stage); 0: none.
+        latest: its losses so far, of a resumed run.
+    """
 
-    def add(self, losses: Mapping[str, torch.Tensor], share: float, images: int) -> None:
+    def __init__(self, place: Dist, window: int = 0, latest: Sequence[float] = ()) -> None:
+        self.place = place
+        self._latest = deque(latest, maxlen=window) if window else None
+        self._unread: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+        self._batches, self._images, self._since = 0, 0, time.monotonic()
+
+    def add(self, losses: Mapping[str, Tensor], share: float, images: int) -> None:
         """Add one batch: `share` is this process's part of the global batch, `images` the global count."""
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float() * share
-        self.batches += 1
-        self.images += images
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.float() * share
+        if self._latest is not None:
+            self._unread.append(losses["loss"].float() * share)
+        self._batches, self._images = self._batches + 1, self._images + images
+
+    def latest(self) -> list[float]:
+        """Return the losses of the moving average; every process must call it."""
+        if self._latest is None:
+            return []
+        if self._unread:
+            self._latest.extend(sum_over_ranks(torch.stack(self._unread), self.place.world).tolist())
+            self._unread.clear()
+        return list(self._latest)
 
     def read(self) -> dict[str, float]:
-        """Return means over batches and processes, images/s and peak memory (GiB), and start anew."""
-        names = sorted(self.sums)
-        stacked = sum_over_ranks(torch.stack([self.sums[n] for n in names]), self.place.world) / self.batches
-        seconds = time.monotonic() - self.since
+        """Return means over batches and processes, images/s and peak memory (GiB), and start anew; every process calls it."""
+        names = sorted(self._sums)
+        stacked = sum_over_ranks(torch.stack([self._sums[n] for n in names]), self.place.world) / self._batches
         values = dict(zip(names, stacked.tolist(), strict=True))
-        values["images_per_second"] = self.images / seconds
+        if latest := self.latest():
+            values["loss"] = sum(latest) / len(latest)
+        values["images_per_second"] = self._images / (time.monotonic() - self._since)
         values["memory_gib"] = peak_memory(self.place.device)
-        self.sums, self.batches, self.images, self.since = {}, 0, 0, time.monotonic()
+        self._sums, self._batches, self._images, self._since = {}, 0, 0, time.monotonic()
         return values
 
 
@@ -53,7 +309,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Move a batch's tensors to `device`, images channels-last on CUDA; `boxes` stay on the CPU, where slicing reads them."""
     moved = {}
     for name, value in batch.items():
-        if not isinstance(value, torch.Tensor) or name == "boxes":
+        if not isinstance(value, Tensor) or name == "boxes":
             moved[name] = value
         elif device.type == "cuda" and value.dim() == 4:
             moved[name] = value.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -62,82 +318,15 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return moved
 
 
-def train_batches(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[int, dict[str, Any]]],
-    *,
-    place: Dist,
-    autocast: Callable[[], Any],
-    seed: int,
-    epoch: int,
-    batches_in_epoch: int,
-    iter_size: int,
-    global_size: Callable[[int], int],
-    before_step: Callable[[int], None],
-    after_batch: Callable[[int, Mapping[str, Any], Mapping[str, Any], bool], bool],
-    clip_grad: float = 0.0,
-) -> bool:
-    """Train on the given batches of one epoch.
-
-    The gradient of a step is the mean over the images of its (global) batch whatever the number of processes, then the
-    mean over the `iter_size` batches of a window; the last window of an epoch may be shorter. (The published loop left the
-    transfer loss undivided and leaked leftover gradients into the next epoch.)
-
-    Args:
-        model: `forward(batch) -> {"loss", "losses", "views"}`; wrapped in DistributedDataParallel with several processes.
-        batches: (index in the epoch, batch) pairs; `batch["id"]` names the images.
-        place: this process.
-        autocast: returns the context of the forward pass.
-        seed: of dropout; drawn anew per (seed, epoch, batch, rank), so a resumed run repeats an uninterrupted one.
-        batches_in_epoch: length of the whole epoch.
-        global_size: index -> images of that batch over all processes.
-        before_step: called with the batch index before each optimiser step (sets the learning rate).
-        after_batch: called with (index, batch, output, stepped); returns True to stop the epoch here.
-        clip_grad: gradient-norm limit, 0 for none.
-
-    Returns:
-        True when `after_batch` asked to stop.
-
-    Raises:
-        UserError: before a step whose loss or gradient is not finite, naming the images.
-    """
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    window_ids: list[str] = []
-    for index, batch in batches:
-        torch.manual_seed(step_seed(seed, epoch, index, place.rank))
-        window = min(iter_size, batches_in_epoch - index // iter_size * iter_size)
-        last_of_window = (index + 1) % iter_size == 0 or index + 1 == batches_in_epoch
-        share = _share(len(batch["id"]), index, global_size(index), place)
-        batch = to_device(batch, place.device)
-        waits = isinstance(model, DistributedDataParallel) and not last_of_window
-        with cast(DistributedDataParallel, model).no_sync() if waits else nullcontext():
-            with autocast():
-                output = model(batch)
-            # DDP averages over processes; each contributes its share of the batch's mean.
-            (output["loss"] * (share * place.world / window)).backward()
-        window_ids += batch["id"]
-        if last_of_window:
-            _check_finite(model, output["loss"], window_ids, clip_grad)
-            before_step(index)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            window_ids = []
-        if after_batch(index, batch, {**output, "share": share}, last_of_window):
-            return True
-    return False
-
-
-def _share(local: int, index: int, total: int, place: Dist) -> float:
+def _share(local: int, position: int, total: int, place: Dist) -> float:
     """Return this process's part of the batch; a process without images runs on a borrowed one that weighs nothing."""
     mine = len(range(place.rank, total, place.world))
     if mine not in (0, local):
-        raise RuntimeError(f"batch {index}: {local} images on rank {place.rank}, expected {mine}")
+        raise RuntimeError(f"batch {position}: {local} images on rank {place.rank}, expected {mine}")
     return mine / total
 
 
-def _check_finite(model: nn.Module, loss: torch.Tensor, ids: list[str], limit: float) -> None:
+def _check_finite(model: nn.Module, loss: Tensor, ids: Sequence[str], limit: float) -> None:
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit > 0:
@@ -147,11 +336,8 @@ def _check_finite(model: nn.Module, loss: torch.Tensor, ids: list[str], limit: f
     if not (abs(loss_value) < float("inf") and norm_value < float("inf")):
         raise UserError(
             f"loss {loss_value:g} with gradient norm {norm_value:g} on images {', '.join(ids)}: training stops before the "
-            "step; lower train.lr, add train.warmup_iters or check these images (the last checkpoint is intact)"
+            "step; lower the learning rate, add warm-up steps or check these images (the last checkpoint is intact)"
         )
-
-
-T = TypeVar("T")
 
 
 class Waiting(Generic[T]):
@@ -185,30 +371,3 @@ class Waiting(Generic[T]):
         waited, passed = self.seconds, now - self._since
         self.seconds, self._since = 0.0, now
         return waited / passed if passed else 0.0
-
-
-def build_epoch_loader(
-    dataset: Dataset[dict[str, Any]], length: int, cfg: Config, place: Dist, at: Position
-) -> tuple[EpochBatchSampler, DataLoader[dict[str, Any]]]:
-    """Return this process's loader from position `at` to the end of its epoch, and the sampler behind it.
-
-    Args:
-        dataset: addressed by (epoch, index).
-        length: its length.
-        cfg: seed, `train.batch_size`, `train.shuffle` and `data.workers`.
-        place: this process; it gets its share of each batch.
-        at: epoch and first batch.
-    """
-    sampler = EpochBatchSampler(
-        length,
-        cfg.train.batch_size,
-        shuffle=cfg.train.shuffle,
-        seed=cfg.seed,
-        rank=place.rank,
-        world=place.world,
-        epoch=at.epoch,
-        start_batch=at.batch,
-    )
-    pinned = place.device.type == "cuda"
-    workers = cfg.data.workers
-    return sampler, DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_views, num_workers=workers, pin_memory=pinned)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -32,16 +32,15 @@ _LEAVES = {
 _DROPPED_PREFIX = "linear1000_"
 
 
-class Renaming(Protocol):
-    """A network that knows the published names of its entries."""
+def published_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights under their published names, where it knows them (`to_published`)."""
+    rename = getattr(network, "to_published", dict)
+    return dict(rename(network.state_dict()))
 
-    num_classes: int
 
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor], /) -> Any: ...
-
-    def from_published(self, state: dict[str, Tensor], /) -> dict[str, Tensor]: ...
+def own_state(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under the network's own names, where it knows the published ones (`from_published`)."""
+    return dict(getattr(network, "from_published", dict)(state))
 
 
 def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]:
@@ -94,7 +93,7 @@ def mxnet_key(name: str) -> str | None:
 
 
 def load_weights(
-    network: Renaming,
+    network: nn.Module,
     state: dict[str, Tensor],
     *,
     source: str,
@@ -114,7 +113,7 @@ def load_weights(
         UserError: listing missing, unexpected or wrongly shaped keys.
     """
     own = network.state_dict()
-    state = network.from_published(state)
+    state = own_state(network, state)
     # Counters of BatchNorm came with torch 0.4; older files lack them and nothing here reads them.
     optional = [*allow_missing, "*.num_batches_tracked"]
     missing = [k for k in own if k not in state and not any(fnmatch(k, p) for p in optional)]
@@ -133,7 +132,7 @@ def load_weights(
             f"{source} does not fit this network: {' and '.join(parts)}; check model.backbone, or allow them by pattern in "
             "model.allow_missing / model.allow_unexpected"
         )
-    if not any(k.startswith("backbone.") for k in fitting):
+    if not any(not k.startswith("head.") for k in fitting):
         raise UserError(f"{source} holds nothing this network's trunk could use; check model.backbone")
     network.load_state_dict({**own, **fitting})
 
@@ -162,7 +161,7 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _shape_problem(network: Renaming, keys: list[str], state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+def _shape_problem(network: nn.Module, keys: list[str], state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     classifier = "head.classifier.weight"
     if classifier in keys:
         found = state[classifier].shape[0] - 1
