@@ -25,16 +25,17 @@ from configs.deeplab_schema import IGNORE_LABEL, DeepLabConfig
 from deeplab.dataset import CropDataset
 from deeplab.losses import LossModule
 from deeplab.network import build_deeplab, build_segmentation_optimizer, segmentation_rate
-from deeplab.outputs import FINAL, logs_dir, models_dir
+from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
-from utils.config import parse_schema_args, save_config
+from utils.config import flat_settings, parse_schema_args, save_config
 from utils.data.lists import training_items
 from utils.data.samplers import EndlessBatches, step_seed
 from utils.errors import UserError
 from utils.files import remove_leftovers
+from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
 from utils.runtime.device import autocast_for, compile_in_place, peak_memory
-from utils.runtime.log import get_logger, progress, record_stage
+from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, distribute, sum_over_ranks, training_session
 from utils.training.journal import LossHistory, write_pictures, write_scalars
 from utils.training.optim import set_learning_rate
@@ -112,8 +113,19 @@ class Training:
                     return self.stop.exit_code
         self._export(FINAL)
         if self.place.is_main:
-            seconds, images = time.monotonic() - started, solver.batch_size.train * solver.iter_size * len(numbers)
-            record_stage(cfg.exp.output_dir, "deeplab_train", seconds, output=self.folder, images=images)
+            card = StageCard(
+                key="deeplab_train",
+                title="DeepLab training",
+                program="deeplab train",
+                order=SEGMENTATION_TRAINING,
+                output=str(self.folder),
+                images=solver.batch_size.train * solver.iter_size * len(numbers),
+                seconds=time.monotonic() - started,
+                settings=flat_settings(cfg),
+                facts=[("network", cfg.model.name), ("iterations", str(solver.iter_max)), ("device", str(self.place.device))],
+                split=set_name(cfg.dataset.split.train),
+            )
+            write_card(cfg.exp.output_dir, card, group=experiment(cfg))
         self.log.info("finished; weights in %s", self.folder / FINAL)
         return 0
 

@@ -18,10 +18,11 @@ import torch
 from configs.schema import Config
 from scripts.build import build_step, build_trainable
 from scripts.check_data import check_cheaply
-from utils.config import parse_args, save_config
+from utils.config import flat_settings, parse_args, save_config
 from utils.data.samples import L2GDataset
 from utils.errors import run_program
 from utils.files import remove_leftovers
+from utils.runtime.cards import TRAINING, StageCard, write_card
 from utils.runtime.device import autocast_for
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, training_session
@@ -89,6 +90,10 @@ class Training:
                 self._save(keep=kept, published_name=cfg.train.published_name if kept or last else "")
         if place.is_main:
             final = write_outputs(self.model_dir, self.global_net, at, len(self.dataset), place)
+            plain = f" ({cfg.train.classify_epochs} plain)" if cfg.train.classify_epochs else ""
+            shown = [("network", cfg.model.backbone), ("epochs", f"{at.epoch}{plain}"), ("device", str(place.device))]
+            work = {"images": len(self.dataset), "seconds": at.seconds, "settings": flat_settings(cfg), "facts": shown}
+            write_card(self.run_dir, StageCard("training", "Training", "scripts.train", TRAINING, str(final), **work))
             self.log.info("finished; weights of the global network in %s", final)
         return 0
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -87,6 +87,18 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: type[Sche
 def save_config(config: Checked, path: Path) -> None:
     """Write the resolved configuration as YAML (atomic), so that a run can be repeated from its own folder."""
     write_text_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def flat_settings(config: Checked) -> dict[str, Any]:
+    """Return dotted key -> value of a configuration, as stage cards hold it."""
+    return _flatten(dataclasses.asdict(config))
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
 
 
 def describe(doc: str, schema: type[Checked] = Config) -> str:
