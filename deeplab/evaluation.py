@@ -74,7 +74,7 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
         if not place.is_main:
             return {}
         card = _card(cfg, counts, names, crf=crf)
-        card = dataclasses.replace(card, images=images, seconds=time.monotonic() - started)
+        card.images, card.seconds = images, time.monotonic() - started
         write_card(cfg.exp.output_dir, card, group=experiment(cfg))
         if cfg.test.unlabelled and folder is not None:
             archive = archive_path(cfg, crf=crf)

@@ -9,7 +9,6 @@ positives and negatives at every threshold, pixel counts at the best), miou_over
 confusion.png (both at the best threshold) and the configuration, and a stage card; prints the table of the best threshold.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -55,7 +54,7 @@ def run(cfg: Config) -> dict[str, Any]:
         raise UserError(f"every pixel of {source.label_dir} is 255 (ignored) for {cfg.data.eval_list}; nothing to evaluate")
     every_level = score(histogram.confusions())
     best = int(every_level.mean_iou.argmax())
-    result = {
+    result: dict[str, Any] = {
         "best": {"threshold": best / (LEVELS - 1), "mean_iou": float(every_level.mean_iou[best])},
         "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
@@ -63,7 +62,8 @@ def run(cfg: Config) -> dict[str, Any]:
     _draw(cfg, every_level, best, histogram, names)
     _report(cfg, result, histogram, names, len(tasks))
     card = _card(cfg, result["best"], histogram, every_level, names)
-    write_card(cfg.run_dir, dataclasses.replace(card, images=len(tasks), seconds=time.monotonic() - started))
+    card.images, card.seconds = len(tasks), time.monotonic() - started
+    write_card(cfg.run_dir, card)
     return result
 
 
@@ -71,7 +71,7 @@ def _card(cfg: Config, best: dict[str, float], histogram: JointHistogram, every_
     split = set_name(cfg.data.eval_list)
     usual = ("ms", "result", "attention", split)
     return StageCard(
-        **own_name(f"cam_{split}", "CAM", cfg.run_dir, [cfg.eval.out, cfg.eval.cam_dir], usual),
+        *own_name(f"cam_{split}", "CAM", cfg.run_dir, [cfg.eval.out, cfg.eval.cam_dir], usual),
         program="scripts.evaluate_cams",
         order=SCORED,
         output=cfg.eval.out,

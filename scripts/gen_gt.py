@@ -10,7 +10,6 @@ data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and 
 stage card. Labels that are there already are written anew.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -68,7 +67,8 @@ def run(cfg: Config) -> dict[str, Any]:
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
     _report(result, counts, names, out_dir, label_dir)
     card = _card(cfg, result, counts, names)
-    write_card(cfg.run_dir, dataclasses.replace(card, seconds=time.monotonic() - started))
+    card.seconds = time.monotonic() - started
+    write_card(cfg.run_dir, card)
     return result
 
 
@@ -79,7 +79,7 @@ def _card(cfg: Config, result: dict[str, Any], counts: LabelCounts, names: list[
     title = f"Pseudo labels, {fusion}" + (f" + {refiner.replace('_', ' ')}" if refiner else "")
     usual = ("pseudo_seg_labels", f"pseudo_{fusion}", f"pseudo_{split}", kind, split)
     return StageCard(
-        **own_name(f"{kind}_{split}", title, cfg.run_dir, [cfg.pseudo.out_dir], usual),
+        *own_name(f"{kind}_{split}", title, cfg.run_dir, [cfg.pseudo.out_dir], usual),
         program="scripts.gen_gt",
         order=LABELS + bool(refiner),
         output=cfg.pseudo.out_dir,

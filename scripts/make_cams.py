@@ -173,8 +173,9 @@ def _report(cfg: Config, result: dict[str, Any]) -> None:
     if result["done"]:
         split = set_name(cfg.data.infer_list)
         name = own_name(f"cams_{split}", "CAMs", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
-        work = {"images": result["done"], "seconds": result["seconds"], "settings": flat_settings(cfg), "split": split}
-        write_card(cfg.run_dir, StageCard(**name, program="scripts.make_cams", order=CAMS, output=cfg.cam.dir, **work))
+        card = StageCard(*name, "scripts.make_cams", CAMS, cfg.cam.dir, result["done"], result["seconds"], split=split)
+        card.settings = flat_settings(cfg)
+        write_card(cfg.run_dir, card)
     print(
         f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
         f"finished before), {result['seconds']} s"

@@ -92,8 +92,9 @@ class Training:
             final = write_outputs(self.model_dir, self.global_net, at, len(self.dataset), place)
             plain = f" ({cfg.train.classify_epochs} plain)" if cfg.train.classify_epochs else ""
             shown = [("network", cfg.model.backbone), ("epochs", f"{at.epoch}{plain}"), ("device", str(place.device))]
-            work = {"images": len(self.dataset), "seconds": at.seconds, "settings": flat_settings(cfg), "facts": shown}
-            write_card(self.run_dir, StageCard("training", "Training", "scripts.train", TRAINING, str(final), **work))
+            card = StageCard("training", "Training", "scripts.train", TRAINING, str(final), len(self.dataset), at.seconds)
+            card.settings, card.facts = flat_settings(cfg), shown
+            write_card(self.run_dir, card)
             self.log.info("finished; weights of the global network in %s", final)
         return 0
 

@@ -92,8 +92,9 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
         peak_memory_gib=round(peak_resident(workers=True), 3),
         peak_gpu_memory_gib=None if gpu is None else round(gpu, 3),
         finished=datetime.now().astimezone().isoformat(timespec="seconds"),
-        **{name: _seen_from(root, getattr(card, name)) for name in PATHS},
     )
+    for name in PATHS:
+        setattr(complete, name, _seen_from(root, getattr(card, name)))
     path = root / FOLDER / group / f"{card.key}.json"
     write_text_atomic(path, json.dumps(dataclasses.asdict(complete), allow_nan=False) + "\n")
     return path
@@ -118,7 +119,7 @@ def read_cards(folder: Path) -> list[StageCard]:
 def _seen_from(root: Path, path: str) -> str:
     """Return a path relative to `root` where it is inside of it, else absolute; an empty one stays empty."""
     inside = os.path.relpath(path, root) if path else ""
-    return inside if not inside.startswith(os.pardir) else os.path.abspath(path)
+    return inside if not inside.startswith(os.pardir) else str(Path(path).absolute())
 
 
 def _read(path: Path) -> StageCard:
@@ -137,15 +138,15 @@ def _check(card: StageCard) -> None:
     """Refuse what the report could not draw."""
     if card.mean_iou is not None and not 0 <= card.mean_iou <= 1:
         raise ValueError(f"mean_iou is {card.mean_iou}, expected in [0, 1]")
-    if not isinstance(card.settings, dict):
-        raise ValueError("settings are no mapping")
+    if not isinstance(card.settings, dict) or not isinstance(card.order, int):
+        raise ValueError("settings or order are of the wrong type")
     sizes = {len(card.confusion), *(len(row) for row in card.confusion)}
     if card.confusion and sizes != {len(card.names)}:
         raise ValueError(f"confusion has no row and column for each of {len(card.names)} names")
 
 
-def own_name(key: str, title: str, run_dir: str | Path, outputs: Sequence[str | Path], usual: Sequence[str]) -> dict[str, str]:
-    """Return `key` and `title` of a card, with the folders that tell an unusual output apart from the usual one.
+def own_name(key: str, title: str, run_dir: str | Path, outputs: Sequence[str | Path], usual: Sequence[str]) -> tuple[str, str]:
+    """Return key and title of a card, with the folders that tell an unusual output apart from the usual one.
 
     So the scores of CAMs in <run_dir>/epoch_8/ms/attention are "cam_train_epoch_8", in every run, and replace no others.
 
@@ -160,8 +161,8 @@ def own_name(key: str, title: str, run_dir: str | Path, outputs: Sequence[str | 
         relative = Path(os.path.relpath(str(output).removesuffix(".json"), run_dir))
         parts = relative.parts if os.pardir not in relative.parts else (relative.name,)
         if told := [part for part in parts if part not in usual]:
-            return {"key": "_".join([key, *told]), "title": f"{title} ({'/'.join(told)})"}
-    return {"key": key, "title": title}
+            return "_".join([key, *told]), f"{title} ({'/'.join(told)})"
+    return key, title
 
 
 def set_name(list_file: str | Path) -> str:
