@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.report.run import FIRST, MINUTE, Run, Settings, Stage, show_value
-from utils.runtime.cards import SEGMENTATION_TRAINING, TRAINING
+from utils.runtime.cards import SEGMENTATION_TRAINING, TRAINING, StageCard
 
 # These differ between runs without saying anything about how they were trained.
 NAMES = ("name", "run_dir", "exp.id", "exp.output_dir", "train.resume", "eval.")
@@ -64,20 +64,21 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return [Group(_label(members), members) for _, members in found]
 
 
-def columns(groups: Sequence[Group]) -> dict[str, str]:
-    """Return key -> title of the scored stages of any run, in the order of the pipeline."""
-    cards = sorted((stage.card for stage in _stages(groups)), key=lambda card: (card.order, card.key))
-    found: dict[str, str] = {}
-    for card in cards:
-        if card.mean_iou is not None:
-            found.setdefault(card.key, f"{card.title} mIoU ({card.split})" if card.split else f"{card.title} mIoU")
+def all_stages(groups: Sequence[Group]) -> dict[str, StageCard]:
+    """Return key -> a card of it, of the stages any run has, in the order of the pipeline."""
+    cards = [stage.card for group in groups for run in group.runs for stage in run.stages]
+    found: dict[str, StageCard] = {}
+    for card in sorted(cards, key=lambda card: (card.order, card.key)):
+        if card.key not in found or found[card.key].mean_iou is None:
+            found[card.key] = card
     return found
 
 
 def table(groups: Sequence[Group]) -> str:
     """Return a Markdown table: one row a group, mIoU in percent and training times in minutes."""
-    scored = columns(groups)
-    trained = {s.card.key: f"{s.card.title.lower()}, minutes" for s in _stages(groups) if s.card.order == TRAINING}
+    cards = all_stages(groups).values()
+    scored = {c.key: f"{c.title} mIoU" + (f" ({c.split})" if c.split else "") for c in cards if c.mean_iou is not None}
+    trained = {c.key: f"{c.title.lower()}, minutes" for c in cards if c.order == TRAINING}
     lines = ["| | " + " | ".join([*scored.values(), *trained.values()]) + " |"]
     lines.append("| --- |" + " --- |" * (len(scored) + len(trained)))
     for group in groups:
@@ -136,10 +137,6 @@ def _trainings(run: Run) -> dict[str, dict[str, str]]:
         }
         for card in trainings
     }
-
-
-def _stages(groups: Sequence[Group]) -> list[Stage]:
-    return [stage for group in groups for run in group.runs for stage in run.stages]
 
 
 def _label(runs: Sequence[Run]) -> str:

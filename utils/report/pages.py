@@ -12,7 +12,7 @@ from utils.data.classes import palette
 from utils.files import write_text_atomic
 from utils.report.figures import confusion_figure, curves_figure, threshold_figure
 from utils.report.gallery import GalleryLimits, pair_gallery, run_gallery
-from utils.report.groups import Group, columns, group_runs, mean_and_deviation, setting_differences
+from utils.report.groups import Group, all_stages, group_runs, mean_and_deviation, setting_differences
 from utils.report.run import SHOWN, Confused, Run, confused_pairs, duration, show_value
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -99,7 +99,8 @@ def write_comparison(runs: Sequence[Run], page: Path, limits: GalleryLimits) -> 
     sides = groups if len(groups) > 1 else [Group(run.name, [run]) for run in runs]
     pair = list(runs) if len(runs) == PAIR else [side.runs[0] for side in sides] if len(sides) == PAIR else []
     gallery = pair_gallery(pair[0], pair[1], page, limits) if pair and limits.shown else None
-    titles, rated = columns(sides), _rated_by_all(sides)
+    cards, rated = all_stages(sides), _rated_by_all(sides)
+    scored = {key: card for key, card in cards.items() if card.mean_iou is not None}
     names, figures, differences = runs[0].names, _side_figures(sides), setting_differences(sides)
     classes = [
         (name, cells)
@@ -107,18 +108,18 @@ def write_comparison(runs: Sequence[Run], page: Path, limits: GalleryLimits) -> 
         if any(value is not None for cells in [_class_cells(sides, rated, name)] for values in cells for value in values)
         for cells in [_class_cells(sides, rated, name)]
     ]
-    rows = [_row(letter, side, titles) for letter, side in zip(_letters(sides), sides, strict=True)]
+    rows = [_row(letter, side, list(scored)) for letter, side in zip(_letters(sides), sides, strict=True)]
     context = {
         "title": f"{sides[0].label} against {', '.join(side.label for side in sides[1:])}",
         "subtitle": " · ".join(
             f"{letter}: {', '.join(str(run.folder) for run in side.runs)}"
             for letter, side in zip(_letters(sides), sides, strict=True)
         ),
-        "titles": titles,
+        "scored": list(scored.values()),
         "rows": rows,
-        "mean": _row("", groups[0], titles) if len(groups) == 1 and len(runs) > PAIR else None,
-        "gains": _gains(sides, titles) if len(sides) == PAIR else [],
-        "times": _times(sides),
+        "mean": _row("", groups[0], list(scored)) if len(groups) == 1 and len(runs) > PAIR else None,
+        "gains": _gains(sides, list(scored)) if len(sides) == PAIR else [],
+        "times": [(card, _times(sides, key)) for key, card in cards.items()],
         "letters": _letters(sides),
         "differences": differences,
         "figures": figures,
@@ -152,24 +153,20 @@ def _letters(sides: Sequence[Group]) -> list[str]:
     return [chr(ord("A") + index % 26) + (str(index // 26 + 1) if index >= 26 else "") for index in range(len(sides))]
 
 
-def _row(letter: str, side: Group, titles: Mapping[str, str]) -> dict[str, Any]:
-    cells = [mean_and_deviation([100 * value for value in side.scores(key)]) for key in titles]
+def _row(letter: str, side: Group, keys: Sequence[str]) -> dict[str, Any]:
+    cells = [mean_and_deviation([100 * value for value in side.scores(key)]) for key in keys]
     return {"letter": letter, "label": side.label, "runs": len(side.runs), "cells": cells}
 
 
-def _gains(sides: Sequence[Group], titles: Mapping[str, str]) -> list[float | None]:
+def _gains(sides: Sequence[Group], keys: Sequence[str]) -> list[float | None]:
     """Return A's mean score - B's at each stage."""
-    pairs = [(sides[0].scores(key), sides[1].scores(key)) for key in titles]
+    pairs = [(sides[0].scores(key), sides[1].scores(key)) for key in keys]
     return [sum(a) / len(a) - sum(b) / len(b) if a and b else None for a, b in pairs]
 
 
-def _times(sides: Sequence[Group]) -> list[tuple[str, list[str]]]:
-    """Return (stage, what it took on each side)."""
-    titles: dict[str, str] = {}
-    for stage in (stage for side in sides for run in side.runs for stage in run.stages):
-        titles.setdefault(stage.card.key, stage.title)
-    taken = {key: [side.seconds(key) for side in sides] for key in titles}
-    return [(titles[key], [duration(sum(s) / len(s)) if s else "–" for s in values]) for key, values in taken.items()]
+def _times(sides: Sequence[Group], key: str) -> list[str]:
+    """Return what a stage took on each side, the mean of its runs."""
+    return [duration(sum(taken) / len(taken)) if (taken := side.seconds(key)) else "–" for side in sides]
 
 
 def _rated_by_all(sides: Sequence[Group]) -> dict[str, str]:

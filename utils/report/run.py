@@ -105,9 +105,11 @@ class Stage:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Return all facts of the card, time and memory among them, as text."""
-        images = [("images", str(self.card.images))] if self.card.images else []
-        return [*self.card.facts, *images, ("time", duration(self.card.seconds)), ("peak memory", self.memory)]
+        """Return all facts of the card, with memory and what the headline does not say, as text."""
+        card, taken = self.card, duration(self.card.seconds)
+        images = [("images", str(card.images))] if card.images else []
+        time = [("time", taken)] if card.mean_iou is not None or card.maps else []
+        return [*card.facts, *images, *time, ("peak memory", self.memory)]
 
     @property
     def memory(self) -> str:
