@@ -172,7 +172,7 @@ def _report(cfg: Config, result: dict[str, Any]) -> None:
     save_config(cfg, out.with_suffix(".yaml"))
     if result["done"]:
         split = set_name(cfg.data.infer_list)
-        name = own_name(f"cams_{split}", "CAMs", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
+        name = own_name(f"cams_{split}", "CAM inference", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
         card = StageCard(*name, "scripts.make_cams", CAMS, cfg.cam.dir, result["done"], result["seconds"], split=split)
         card.settings = flat_settings(cfg)
         write_card(cfg.run_dir, card)

@@ -151,6 +151,19 @@ def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
     assert ("No picture to show" in text) == (left == "cards")
 
 
+def test_the_segmentation_stage_may_lie_elsewhere(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    elsewhere = shutil.move(run / "deeplab", tmp_path / "segmentation")
+    _report("--run", run)
+    assert "DeepLab" not in (run / "report/index.html").read_text()
+    _report("--run", run, "--deeplab", elsewhere)
+    page = Page(run / "report/index.html")
+    assert "DeepLab: losses" in page.text
+    assert all("deeplab_crf_val" in image["scores"] for image in page.data())
+    with pytest.raises(UserError, match="is no folder"):
+        _report("--run", run, "--deeplab", tmp_path / "nothing")
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_segmentation_stages_are_told_apart_and_compared_by_their_images(tmp_path: Path) -> None:
     run, other = make_run(tmp_path), make_run(tmp_path, "other", shift=2)

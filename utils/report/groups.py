@@ -140,7 +140,9 @@ def _trainings(run: Run) -> dict[str, dict[str, str]]:
 
 
 def _label(runs: Sequence[Run]) -> str:
-    """Return what the names of runs have in common, without what announces a seed."""
+    """Return what names of runs share: "l2g" of l2g_seed0 and l2g_seed1, "demo*_l2g" of demo0_l2g and demo1_l2g."""
     names = [run.name for run in runs]
-    common = re.sub(r"[_\-. ]*(seed|s)?[_\-. ]*$", "", os.path.commonprefix(names)) if len(names) > 1 else names[0]
-    return common or names[0]
+    start = os.path.commonprefix(names)
+    end = os.path.commonprefix([name.removeprefix(start)[::-1] for name in names])[::-1]
+    common = f"{start}*{end}" if end else re.sub(r"[_\-. ]*(seed|s)?[_\-. ]*$", "", start)
+    return common if common and len(names) > 1 else names[0]

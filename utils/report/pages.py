@@ -1,6 +1,6 @@
 """The pages: one run from its cards, and any number of runs side by side, those of one setting in one row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from utils.report.figures import confusion_figure, curves_figure, threshold_figu
 from utils.report.gallery import GalleryLimits, pair_gallery, run_gallery
 from utils.report.groups import Group, all_stages, group_runs, mean_and_deviation, setting_differences
 from utils.report.run import SHOWN, Confused, Run, confused_pairs, duration, show_value
+from utils.runtime.cards import StageCard
 
 TEMPLATES = Path(__file__).with_name("templates")
 # Name of the page, and of its template.
@@ -119,7 +120,7 @@ def write_comparison(runs: Sequence[Run], page: Path, limits: GalleryLimits) -> 
         "rows": rows,
         "mean": _row("", groups[0], list(scored)) if len(groups) == 1 and len(runs) > PAIR else None,
         "gains": _gains(sides, list(scored)) if len(sides) == PAIR else [],
-        "times": [(card, _times(sides, key)) for key, card in cards.items()],
+        "times": [(_timed(card, cards.values()), _times(sides, key)) for key, card in cards.items()],
         "letters": _letters(sides),
         "differences": differences,
         "figures": figures,
@@ -162,6 +163,11 @@ def _gains(sides: Sequence[Group], keys: Sequence[str]) -> list[float | None]:
     """Return A's mean score - B's at each stage."""
     pairs = [(sides[0].scores(key), sides[1].scores(key)) for key in keys]
     return [sum(a) / len(a) - sum(b) / len(b) if a and b else None for a, b in pairs]
+
+
+def _timed(card: StageCard, cards: Collection[StageCard]) -> str:
+    alike = [one for one in cards if one.title == card.title]
+    return f"{card.title}, {card.split}" if len(alike) > 1 and card.split else card.title
 
 
 def _times(sides: Sequence[Group], key: str) -> list[str]:

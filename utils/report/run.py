@@ -218,8 +218,11 @@ def read_run(folder: Path, deeplab: Path | None = None, settings: Settings | Non
     for path in (folder, deeplab):
         if path is not None and not path.is_dir():
             raise UserError(f"{path} is no folder; give the folder of a run, e.g. runs/demo_l2g")
+    deeplab = deeplab or folder / "deeplab"
     cards = read_cards(folder)
-    if deeplab is not None and folder.resolve() not in (deeplab.resolve(), *deeplab.resolve().parents):
+    if deeplab.resolve().is_relative_to(folder.resolve()):
+        deeplab = folder / deeplab.resolve().relative_to(folder.resolve())
+    else:
         cards += read_cards(deeplab)
     by_heading = {FIRST: settings} if settings else {}
     for card in cards:
@@ -228,7 +231,7 @@ def read_run(folder: Path, deeplab: Path | None = None, settings: Settings | Non
     used = f"pseudo_{by_heading.get(FIRST, {}).get('pseudo.fusion', '')}"
     # The labels the run is configured to use come after its other ones: last means final.
     cards.sort(key=lambda card: (card.order, card.order == LABELS and card.key.startswith(used)))
-    return Run(folder, deeplab or folder / "deeplab", _stages(cards), by_heading)
+    return Run(folder, deeplab, _stages(cards), by_heading)
 
 
 def _heading(card: StageCard) -> str:

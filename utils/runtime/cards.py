@@ -6,6 +6,7 @@ card appears in the report and in every comparison, whatever method or program i
 Paths of a card inside the run's folder are written relative to it, so that a run can be moved; the others are absolute.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,10 +18,11 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import write_text_atomic
-from utils.runtime.device import peak_gpu, peak_resident
 
 FOLDER = "cards"
 PATHS = ("output", "list_file", "maps")
+# Cards that agree in these are about the same files.
+SAME_FILES = ("program", "output", "maps", "split")
 # Positions in the pipeline; a stage of one's own may stand between two of them.
 TRAINING, CAMS, REFINED, SCORED, LABELS, SEGMENTATION_TRAINING, SEGMENTATION_TEST, SEGMENTATION_REFINED = range(10, 90, 10)
 
@@ -75,7 +77,9 @@ class StageCard:
 
 
 def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path:
-    """Write a card with this process's peak memory and the time of day; an earlier one of the same key is replaced.
+    """Write a card with this process's peak memory and the time of day.
+
+    It replaces an earlier one of the same key, and those of the same program whose maps it has written over.
 
     Args:
         run_dir: the run's folder.
@@ -85,6 +89,8 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
     Returns:
         `<run_dir>/cards/[<group>/]<key>.json`.
     """
+    from utils.runtime.device import peak_gpu, peak_resident  # here: torch takes seconds to load, and readers need none
+
     gpu, root = peak_gpu(), Path(run_dir)
     complete = dataclasses.replace(
         card,
@@ -97,6 +103,8 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
         setattr(complete, name, _seen_from(root, getattr(card, name)))
     path = root / FOLDER / group / f"{card.key}.json"
     write_text_atomic(path, json.dumps(dataclasses.asdict(complete), allow_nan=False) + "\n")
+    if card.maps:
+        _remove_outdated(path)
     return path
 
 
@@ -114,6 +122,16 @@ def read_cards(folder: Path) -> list[StageCard]:
         if before := keys[:index].count(card.key):
             card.key = f"{card.key}_{before + 1}"
     return cards
+
+
+def _remove_outdated(path: Path) -> None:
+    """Remove the cards beside one whose maps its program has written over, under another key."""
+    new = _read(path)
+    for other in path.parent.glob("*.json"):
+        with contextlib.suppress(UserError):
+            old = _read(other)
+            if old.key != new.key and all(getattr(old, name) == getattr(new, name) for name in SAME_FILES):
+                other.unlink(missing_ok=True)
 
 
 def _seen_from(root: Path, path: str) -> str:

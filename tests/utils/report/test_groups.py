@@ -33,6 +33,19 @@ def test_seeds_are_grouped_and_settings_are_not(tmp_path: Path) -> None:
     assert text[2:] == ["| sun | 60.0 ± 10.0 | 1.5 ± 0.5 |", "| rain | 50.0 | 1.0 |"]
 
 
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (["one"], "one"),
+        (["l2g_seed0", "l2g_seed1"], "l2g"),
+        (["demo_l2g", "demo1_l2g"], "demo*_l2g"),
+        (["a", "b"], "a"),
+    ],
+)
+def test_labels_are_what_names_share(tmp_path: Path, names: list[str], label: str) -> None:
+    assert [group.label for group in group_runs([_run(tmp_path, name, 0) for name in names])] == [label]
+
+
 @pytest.mark.parametrize(("key", "same"), [("name", True), ("seed", True), ("data.workers", True), ("model.width", False)])
 def test_what_keeps_runs_apart(tmp_path: Path, key: str, same: bool) -> None:
     groups = group_runs([_run(tmp_path, "a", 0, **{key: 1}), _run(tmp_path, "b", 0, **{key: 2})])

@@ -26,6 +26,14 @@ def test_same_key_replaces_its_card(tmp_path: Path) -> None:
     assert read_cards(tmp_path / "nothing") == []
 
 
+def test_a_card_of_files_that_are_written_over_goes(tmp_path: Path) -> None:
+    write_card(tmp_path, _card("plain", maps="labels", split="train"))
+    write_card(tmp_path, _card("other", maps="labels", split="val"))
+    (tmp_path / "cards/damaged.json").write_text("{")
+    write_card(tmp_path, _card("refined", maps="labels", split="train"))
+    assert {path.stem for path in (tmp_path / "cards").iterdir()} == {"other", "refined", "damaged"}
+
+
 def test_paths_follow_a_run_that_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_card("runs/a", _card("x", maps="runs/a/ms/maps", list_file="data/list.txt"))
