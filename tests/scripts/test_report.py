@@ -65,9 +65,8 @@ def _report(*arguments: str | Path) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest where a test looks at other parts."""
-    monkeypatch.setattr("utils.report.pages._run_figures", lambda run: [])
+    monkeypatch.setattr("utils.report.pages._figures", lambda runs, rates: [])
     monkeypatch.setattr("utils.report.pages._confusions", lambda run: [])
-    monkeypatch.setattr("utils.report.pages._side_figures", lambda sides: [])
 
 
 def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

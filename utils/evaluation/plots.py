@@ -130,7 +130,7 @@ def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], t
     figure, axes = _figure(max(7.5, 1.4 + BARS_WIDTH * len(names)), 4.2)
     mean = 100 * float(np.nanmean(iou))
     draw_class_iou(axes, names, {"IoU": iou.tolist()})
-    axes.axhline(mean, color=ACCENT, linewidth=1.2, linestyle="--")
+    axes.axhline(mean, color=ACCENT, linewidth=1.2, linestyle="--", zorder=0)
     axes.set(ylim=(0, 112), title=f"IoU per class at background threshold {threshold:.3f} (dashed: mean {mean:.2f})")
     _save(figure, path)
 

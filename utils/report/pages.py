@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,7 +20,6 @@ from utils.runtime.cards import StageCard
 TEMPLATES = Path(__file__).with_name("templates")
 # Name of the page, and of its template.
 PAGE = "index.html"
-SWEEP = "CAM: mean IoU over the background threshold"
 PAIR = 2
 
 
@@ -56,7 +56,7 @@ def write_report(run: Run, page: Path, limits: GalleryLimits) -> None:
     """
     gallery = run_gallery(run, page, limits) if limits.shown else None
     classes = [name for name in run.names if any(stage.iou.get(name) is not None for stage in run.rated)]
-    figures, confusions = _run_figures(run), _confusions(run)
+    figures, confusions = _figures({"": run}, rates=True), _confusions(run)
     context = {
         "title": run.name,
         "subtitle": _subtitle(run),
@@ -98,36 +98,32 @@ def write_comparison(runs: Sequence[Run], page: Path, limits: GalleryLimits) -> 
     """
     groups = group_runs(runs)
     sides = groups if len(groups) > 1 else [Group(run.name, [run]) for run in runs]
+    lettered = {_letter(index): side for index, side in enumerate(sides)}
     pair = list(runs) if len(runs) == PAIR else [side.runs[0] for side in sides] if len(sides) == PAIR else []
     gallery = pair_gallery(pair[0], pair[1], page, limits) if pair and limits.shown else None
     cards, rated = all_stages(sides), _rated_by_all(sides)
     scored = {key: card for key, card in cards.items() if card.mean_iou is not None}
-    names, figures, differences = runs[0].names, _side_figures(sides), setting_differences(sides)
-    classes = [
-        (name, cells)
-        for name in names
-        if any(value is not None for cells in [_class_cells(sides, rated, name)] for values in cells for value in values)
-        for cells in [_class_cells(sides, rated, name)]
-    ]
-    rows = [_row(letter, side, list(scored)) for letter, side in zip(_letters(sides), sides, strict=True)]
+    names, differences = runs[0].names, setting_differences(sides)
+    figures = _figures({f"{letter}: ": side.runs[0] for letter, side in lettered.items()}, rates=False)
+    cells = {name: [[side.class_iou(key, name) for side in sides] for key in rated] for name in names}
+    classes = [(name, stages) for name, stages in cells.items() if any(iou is not None for each in stages for iou in each)]
     context = {
         "title": f"{sides[0].label} against {', '.join(side.label for side in sides[1:])}",
         "subtitle": " · ".join(
-            f"{letter}: {', '.join(str(run.folder) for run in side.runs)}"
-            for letter, side in zip(_letters(sides), sides, strict=True)
+            f"{letter}: {', '.join(str(run.folder) for run in side.runs)}" for letter, side in lettered.items()
         ),
         "scored": list(scored.values()),
-        "rows": rows,
-        "mean": _row("", groups[0], list(scored)) if len(groups) == 1 and len(runs) > PAIR else None,
+        "rows": [_row(letter, side, list(scored)) for letter, side in lettered.items()],
+        "mean": _row("", Group("mean", runs), list(scored)) if len(groups) == 1 else None,
         "gains": _gains(sides, list(scored)) if len(sides) == PAIR else [],
         "times": [(_timed(card, cards.values()), _times(sides, key)) for key, card in cards.items()],
-        "letters": _letters(sides),
+        "letters": list(lettered),
         "differences": differences,
         "figures": figures,
         "classes": classes,
         "class_titles": list(rated.values()),
         "gallery": gallery,
-        "gallery_missing": "The runs have no image with scores in common." if pair and not gallery else "",
+        "gallery_missing": "The runs have no image with scores in common." if pair and limits.shown and not gallery else "",
         "links": [(PAGE, f"report of {runs[0].name}")],
         "sections": [
             ("numbers", "Numbers", True),
@@ -149,9 +145,10 @@ def _link(stem: str) -> str:
     return f"compared with {stem.removeprefix('vs_').replace('_runs', ' runs')}"
 
 
-def _letters(sides: Sequence[Group]) -> list[str]:
+def _letter(index: int) -> str:
     """Return A to Z, then A2, B2, ..."""
-    return [chr(ord("A") + index % 26) + (str(index // 26 + 1) if index >= 26 else "") for index in range(len(sides))]
+    turn, letter = divmod(index, len(ascii_uppercase))
+    return ascii_uppercase[letter] + (str(turn + 1) if turn else "")
 
 
 def _row(letter: str, side: Group, keys: Sequence[str]) -> dict[str, Any]:
@@ -181,43 +178,20 @@ def _rated_by_all(sides: Sequence[Group]) -> dict[str, str]:
     return {key: title for key, title in first.items() if all(any(s.iou for s in side.stages(key)) for side in sides)}
 
 
-def _class_cells(sides: Sequence[Group], rated: Mapping[str, str], name: str) -> list[list[float | None]]:
-    return [[side.class_iou(key, name) for side in sides] for key in rated]
-
-
-def _side_figures(sides: Sequence[Group]) -> list[tuple[str, Markup]]:
-    """Return the losses and the sweeps of each side's first run, figures of the same training in one."""
-    firsts = list(zip(_letters(sides), (side.runs[0] for side in sides), strict=True))
+def _figures(runs: Mapping[str, Run], *, rates: bool) -> list[tuple[str, Markup]]:
+    """Return (caption, figure) of the losses, with `rates` the learning rates, and the sweeps; `runs` is by legend prefix."""
     figures = []
-    for index, title in enumerate(dict.fromkeys(curves.title for _, run in firsts for curves in run.curves)):
-        losses = {
-            f"{letter}: {name}": curve
-            for letter, run in firsts
-            for curves in run.curves
-            if curves.title == title
-            for name, curve in curves.losses.items()
-        }
+    for index, title in enumerate(dict.fromkeys(curves.title for run in runs.values() for curves in run.curves)):
+        mine = [(prefix, curves) for prefix, run in runs.items() for curves in run.curves if curves.title == title]
+        losses = {prefix + name: curve for prefix, curves in mine for name, curve in curves.losses.items()}
+        rate = {prefix + name: curve for prefix, curves in mine for name, curve in curves.rates.items()}
         if losses:
             figures.append((f"{title}: losses", curves_figure(f"loss{index}", losses, "loss")))
-    return figures + _sweeps({f"{letter}: ": run for letter, run in firsts})
-
-
-def _run_figures(run: Run) -> list[tuple[str, Markup]]:
-    figures = []
-    for index, curves in enumerate(run.curves):
-        if curves.losses:
-            figures.append((f"{curves.title}: losses", curves_figure(f"loss{index}", curves.losses, "loss")))
-        if curves.rates:
-            figure = curves_figure(f"rate{index}", curves.rates, "learning rate", log=True)
-            figures.append((f"{curves.title}: learning rate", figure))
-    return figures + _sweeps({"": run})
-
-
-def _sweeps(runs: Mapping[str, Run]) -> list[tuple[str, Markup]]:
-    curves = {
-        prefix + stage.title: stage.card.curve for prefix, run in runs.items() for stage in run.stages if stage.card.curve
-    }
-    return [(SWEEP, threshold_figure("sweep", curves))] if curves else []
+        if rates and rate:
+            figures.append((f"{title}: learning rate", curves_figure(f"rate{index}", rate, "learning rate", log=True)))
+    stages = [(prefix, stage) for prefix, run in runs.items() for stage in run.stages if stage.card.curve]
+    sweeps = {prefix + stage.title: stage.card.curve for prefix, stage in stages}
+    return [*figures, ("CAM: mean IoU over the background threshold", threshold_figure("sweep", sweeps))] if sweeps else figures
 
 
 def _confusions(run: Run) -> list[tuple[str, Markup, Confused]]:

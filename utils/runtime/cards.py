@@ -156,8 +156,11 @@ def _check(card: StageCard) -> None:
     """Refuse what the report could not draw."""
     if card.mean_iou is not None and not 0 <= card.mean_iou <= 1:
         raise ValueError(f"mean_iou is {card.mean_iou}, expected in [0, 1]")
-    if not isinstance(card.settings, dict) or not isinstance(card.order, int):
-        raise ValueError("settings or order are of the wrong type")
+    numbers = (card.order, card.images, card.seconds, card.peak_memory_gib)
+    if not isinstance(card.settings, dict) or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("settings, order, images, seconds or memory are of the wrong type")
+    if any(len(fact) != len(("name", "value")) for fact in card.facts):
+        raise ValueError("facts are no pairs of name and value")
     sizes = {len(card.confusion), *(len(row) for row in card.confusion)}
     if card.confusion and sizes != {len(card.names)}:
         raise ValueError(f"confusion has no row and column for each of {len(card.names)} names")
