@@ -219,7 +219,8 @@ def test_any_number_of_runs_is_compared_and_seeds_are_one_row(tmp_path: Path) ->
     assert "l2g against wide" in page.text
     assert "<td><code>model.width</code></td><td>1</td><td>0.5</td>" in page.text
     assert "<td><code>seed</code></td><td>0, 1, 2</td>" in page.text
-    assert len(page.data()) == 3  # the first run of each setting
+    assert len(page.data()) == 3
+    assert "(A is l2g_s0, B wide)" in page.text  # the first run of each setting
     third = make_run(tmp_path, "deep", "model.width=0.25", shift=4, deeplab=False)
     _report("--run", runs[0], "--run", runs[3], "--run", third)
     page = Page(runs[0] / "report/vs_2_runs.html")

@@ -128,9 +128,9 @@ def pair_gallery(one: Run, other: Run, page: Path, limits: GalleryLimits) -> Gal
         writer = TileWriter(sides[side], captions, page.parent, f"{page.stem}_{letter.lower()}", kinds)  # type: ignore[arg-type]
         rows.append(write_tiles(writer, [pair[side].task for pair in pairs], workers=limits.workers))
     items = [_pair_item(pair, _interleave(a, b), titles) for pair, a, b in zip(pairs, *rows, strict=True)]
-    note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the gain in mean IoU of A over B" + (
-        ": half the largest losses, half the largest gains." if len(pairs) < len(shared) else "."
-    )
+    note = f"{len(pairs)} of {len(shared)} images both runs have, sorted by the gain in mean IoU of A over B"
+    note += f" (A is {one.name}, B {other.name})"
+    note += ": half the largest losses, half the largest gains." if len(pairs) < len(shared) else "."
     return Gallery(items, titles, "gain", LOSS_FIRST, note)
 
 
