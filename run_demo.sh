@@ -67,10 +67,9 @@ for command in test crf; do
   "$python" -m deeplab "$command" "${unseen[@]}"
 done
 
-"$python" -m scripts.demo_pictures --config "$CONFIG" "name=${EXP}_l2g" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@"
 echo
 "$python" -m scripts.compare "plain CAM=runs/${EXP}_plain" "L2G=runs/${EXP}_l2g" --out "runs/${EXP}_table.md"
 "$python" -m scripts.report --run "$run" --run "runs/${EXP}_plain" --pictures "$run/report"
 echo
-echo "pictures:    runs/${EXP}_l2g/pictures/*.png"
+echo "pictures:    $run/report/images.png, $run/report/scores.png"
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.l2g_inputs import write_files
-from utils.runtime.log import RECORD, read_stage_records
+from utils.runtime.cards import read_cards
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20
@@ -100,10 +100,11 @@ def repeat_set(data: Path, cams: Path, out: Path, repeats: int) -> None:
 
 
 def recorded(run_dir: Path, program: str) -> tuple[int, float]:
-    """Return how many images a program worked on and its peak memory (GPU where used, GiB), from stages.json."""
-    record = next(r for r in read_stage_records(run_dir / RECORD) if r["program"] == program)
-    gpu, resident = record["peak_gpu_memory_gib"], record["peak_memory_gib"]
-    return record["images"], float(resident if gpu is None else gpu)
+    """Return how many images a program worked on and its peak memory (GPU where used, GiB), from its latest stage card."""
+    cards = [card for card in read_cards(run_dir) if card.program == program]
+    card = max(cards, key=lambda one: one.finished)
+    gpu = card.peak_gpu_memory_gib
+    return card.images, card.peak_memory_gib if gpu is None else gpu
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class Bench:
 
     def _infer(self) -> Measured:
         self._launch("scripts.make_cams")
-        measured = _from_files(self.run_dir / "cam_png", self.run_dir, "test_l2g")
+        measured = _from_files(self.run_dir / "cam_png", self.run_dir, "scripts.make_cams")
         measured.waited = inference(self.run_dir)["loader_wait"]
         return measured
 
@@ -146,13 +146,13 @@ class Bench:
             lists = [f"data.{key}_list={folder / LIST_NAME}" for key in ("eval", "label")]
             self._launch("scripts.evaluate_cams", f"data.root={folder}", f"eval.cam_dir={cams}", *lists)
             seconds.append(time.monotonic() - started)
-        images, (_, memory) = self.size.images, recorded(self.run_dir, "evaluate_cam")
+        images, (_, memory) = self.size.images, recorded(self.run_dir, "scripts.evaluate_cams")
         speed = (self.size.repeats - 1) * images / max(seconds[1] - seconds[0], SHORTEST)
         return Measured(speed, images, start=max(seconds[0] - images / speed, 0.0), memory=memory)
 
     def _labels(self) -> Measured:
         self._launch("scripts.gen_gt")
-        return _from_files(self.folder / "labels", self.run_dir, "gen_gt")
+        return _from_files(self.folder / "labels", self.run_dir, "scripts.gen_gt")
 
     def _segment(self, command: str) -> None:
         settings = [
@@ -172,13 +172,13 @@ class Bench:
         self._segment("train")
         path = self.segmentation / "logs" / "speed"
         logged = {n: logged_values(path, n)[1:] for n in ("images_per_second", "loader_wait", "memory_gib")}
-        return _from_log(logged, recorded(self.segmentation, "deeplab_train")[0])
+        return _from_log(logged, recorded(self.segmentation, "deeplab train")[0])
 
     def _evaluated(self, command: str) -> Measured:
         self._segment(command)
         kind = "_crf" if command == "crf" else ""
         folder = next(self.segmentation.glob(f"predictions/speed/*/val{kind}"))
-        return _from_files(folder, self.segmentation, f"deeplab_{command}")
+        return _from_files(folder, self.segmentation, f"deeplab {command}")
 
 
 def table(measured: dict[str, Measured], full: dict[str, int] | None) -> str:

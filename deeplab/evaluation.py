@@ -17,6 +17,7 @@ from deeplab.outputs import (
     LOGIT_SUFFIXES,
     Confusion,
     archive_path,
+    experiment,
     logits_dir,
     predictions_dir,
     prepare,
@@ -24,15 +25,17 @@ from deeplab.outputs import (
     recount,
     scores_dir,
     split_finished,
+    tested_split,
 )
 from models.refiners.dense_crf import resolve_backend
-from utils.config import save_config
+from utils.config import flat_settings, save_config
 from utils.data.classes import class_names
 from utils.data.lists import Item, evaluation_items
 from utils.errors import UserError, user_errors
-from utils.evaluation.scores import summary, write_scores
+from utils.evaluation.scores import published_scores, summary, write_scores
 from utils.files import atomic_path, lock_folder
-from utils.runtime.log import get_logger, record_stage
+from utils.runtime.cards import SEGMENTATION_REFINED, SEGMENTATION_TEST, StageCard, set_name, write_card
+from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, barrier, shard
 
 # The folder the VOC evaluation server expects.
@@ -70,15 +73,35 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
         counts, images = _count(cfg, place, about, items, folder, work, logits=None if crf else logits_to_save(cfg))
         if not place.is_main:
             return {}
-        program = "deeplab_crf" if crf else "deeplab_test"
-        seconds = time.monotonic() - started
-        record_stage(cfg.exp.output_dir, program, seconds, output=folder or scores_dir(cfg), images=images)
+        card = _card(cfg, counts, names, crf=crf)
+        card.images, card.seconds = images, time.monotonic() - started
+        write_card(cfg.exp.output_dir, card, group=experiment(cfg))
         if cfg.test.unlabelled and folder is not None:
             archive = archive_path(cfg, crf=crf)
             write_archive(archive, folder, items)
             print(f"predictions in {folder}, for the test server in {archive}")
             return {}
         return _report(cfg, "scores_crf" if crf else "scores", counts, names, {**about, "Images": len(items)})
+
+
+def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], *, crf: bool) -> StageCard:
+    split, scores = set_name(tested_split(cfg)), published_scores(counts)
+    crf_facts = [("CRF image", cfg.crf.image), ("CRF iterations", str(cfg.crf.iter_max))] if crf else []
+    accuracies = [(key, scores[key]) for key in ("Pixel Accuracy", "Mean Accuracy") if scores[key] is not None]
+    return StageCard(
+        key=f"deeplab_{'crf' if crf else 'test'}_{split}",
+        title="DeepLab + CRF" if crf else "DeepLab",
+        program=f"deeplab {'crf' if crf else 'test'}",
+        order=SEGMENTATION_REFINED if crf else SEGMENTATION_TEST,
+        output=str(scores_dir(cfg)),
+        settings=flat_settings(cfg),
+        facts=[("split", tested_split(cfg)), *crf_facts, *((key.lower(), f"{value:.1%}") for key, value in accuracies)],
+        split=split,
+        maps=str(predictions_dir(cfg, crf=crf)) if cfg.test.save_predictions else "",
+        mean_iou=scores["Mean IoU"],
+        names=list(names),
+        confusion=counts.tolist() if counts.any() else (),
+    )
 
 
 def logits_to_save(cfg: DeepLabConfig) -> Path | None:

@@ -20,7 +20,7 @@ from configs.deeplab_schema import DeepLabConfig, ImageConfig
 from deeplab.dataset import CropDataset
 from deeplab.losses import LossModule
 from deeplab.network import MultiScale, build_deeplab, segmentation_groups
-from deeplab.outputs import FINAL, logs_dir, models_dir
+from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
 from utils.config import flat_settings, parse_schema_args, save_config
@@ -28,7 +28,7 @@ from utils.data.lists import training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
 from utils.files import remove_leftovers
-from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, write_card
+from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
 from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, sum_over_ranks, training_session
@@ -191,6 +191,6 @@ def _write_card(cfg: DeepLabConfig, state: TrainState, items: int) -> None:
         seconds=state.seconds,
         settings=flat_settings(cfg),
         facts=facts,
-        split=cfg.dataset.split.train,
+        split=set_name(cfg.dataset.split.train),
     )
-    write_card(cfg.exp.output_dir, card)
+    write_card(cfg.exp.output_dir, card, group=experiment(cfg))

@@ -2,97 +2,51 @@
 
     python -m scripts.compare "plain CAM=runs/demo_plain" "L2G=runs/demo_l2g"
     python -m scripts.compare "plain CAM=runs/a_seed0,runs/a_seed1,runs/a_seed2" ... --out table.md
+    python -m scripts.compare runs/a_seed0 runs/a_seed1 runs/b_seed0      # runs of equal settings but for the seed: one row
 
-Each argument is LABEL=RUN[,RUN...]; several runs (seeds) of a row give mean ± standard deviation. Columns are the result
-files found below the runs: <...>/ms/result.json (best CAM mIoU over all thresholds), <...>/pseudo_labels.json, and
-scores.json and scores_crf.json of segmentation networks.
+Several runs (seeds) of a row give mean ± standard deviation. Columns are the scores and training times of the stage cards
+found in the runs' folders, whatever programs wrote them.
 """
 
 import argparse
-import json
-import statistics
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from utils.errors import UserError, run_program
 from utils.files import write_text_atomic
-
-SECONDS_PER_MINUTE = 60
-# Published file names of the segmentation stage.
-SEGMENTATION = {"scores.json": "DeepLab mIoU", "scores_crf.json": "DeepLab + CRF mIoU"}
 
 
 def main(argv: list[str]) -> None:
     """Parse the command line, print the table and write it to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="+", metavar="LABEL=RUN[,RUN...]", help="a row: label and run folders of its seeds")
+    parser.add_argument("rows", nargs="+", metavar="[LABEL=]RUN[,RUN...]", help="a row with its label, or a run's folder")
     parser.add_argument("--out", default="", help="also write the table to this file")
     arguments = parser.parse_args(argv)
-    table = run(dict(_row(text) for text in arguments.rows))
-    print(table)
+    text = run(arguments.rows)
+    print(text)
     if arguments.out:
-        write_text_atomic(Path(arguments.out), table + "\n")
+        write_text_atomic(Path(arguments.out), text + "\n")
 
 
-def run(rows: Mapping[str, list[Path]]) -> str:
-    """Return a Markdown table: one row per label, one column per kind of result file; mIoU in percent, times in minutes.
+def run(rows: list[str]) -> str:
+    """Return a Markdown table of `LABEL=RUN[,RUN...]` rows and of bare run folders, which are grouped by their settings.
 
     Raises:
-        UserError: for a run folder without any result.
+        UserError: for a folder that is not there or has no scores, or a damaged card.
     """
-    measured = {label: [read_scores(folder) for folder in folders] for label, folders in rows.items()}
-    columns = list(dict.fromkeys(name for runs in measured.values() for scores in runs for name in scores))
-    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
-    for label, runs in measured.items():
-        cells = [_cell([scores[c] for scores in runs if c in scores]) for c in columns]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    from utils.report.groups import Group, group_runs, table
+    from utils.report.run import read_run
 
-
-def read_scores(folder: Path) -> dict[str, float]:
-    """Return column name -> value of every result file below a run folder, and the training minutes."""
-    scores: dict[str, float] = {}
-    for path in sorted(folder.rglob("result.json")):
-        place = path.parent.parent.relative_to(folder).as_posix()
-        scores["CAM mIoU" if place == "." else f"CAM mIoU ({place})"] = 100 * _read(path)["best"]["mean_iou"]
-    for path in sorted(folder.rglob("pseudo_labels.json")):
-        value = _read(path).get("mean_iou")
-        if value is not None:
-            scores[f"labels mIoU ({path.parent.relative_to(folder).as_posix()})"] = 100 * value
-    for name, column in SEGMENTATION.items():
-        for path in sorted(folder.rglob(name)):
-            value = _read(path).get("Mean IoU")
-            if value is not None:
-                scores[f"{column} ({path.parent.name})"] = 100 * value
-    if not scores:
-        raise UserError(f"{folder} holds no ms/result.json, pseudo_labels.json or scores.json; run test_l2g and gen_gt first")
-    summary = folder / "model" / "summary.json"
-    if summary.exists():
-        scores["training, minutes"] = _read(summary)["seconds"] / SECONDS_PER_MINUTE
-    return scores
-
-
-def _row(text: str) -> tuple[str, list[Path]]:
-    label, separator, folders = text.partition("=")
-    if not separator or not folders:
-        raise UserError(f"'{text}' is not LABEL=RUN[,RUN...]")
-    return label, [Path(folder) for folder in folders.split(",")]
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); write it again with its program") from error
+    groups, bare = [], []
+    for text in rows:
+        label, separator, folders = text.partition("=")
+        if not separator or Path(text).is_dir():
+            bare.append(Path(text))
+        else:
+            groups.append(Group(label, [read_run(Path(folder)) for folder in folders.split(",")]))
+    groups += group_runs([read_run(folder) for folder in bare])
+    for one in (one for group in groups for one in group.runs if not one.scores()):
+        raise UserError(f"{one.folder} holds no stage card with a score; run scripts.evaluate_cams or scripts.gen_gt first")
+    return table(groups)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Reads <eval.cam_dir>/<id>_<class>.png for the images of data.eval_list and their ground truth in data.label_dir. Writes eval.out
 (best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it <out>_counts.json (mean IoU, false
 positives and negatives at every threshold, pixel counts at the best), miou_over_threshold.png, iou_per_class.png and
-confusion.png (both at the best threshold) and the configuration; prints the table of the best threshold.
+confusion.png (both at the best threshold) and the configuration, and a stage card; prints the table of the best threshold.
 """
 
 import json
@@ -18,7 +18,7 @@ from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.store import read_labelled_ids
 from utils.cams.sweep import LEVELS, JointHistogram, SweepInput, sweep
-from utils.config import save_config
+from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.errors import UserError, run_program
 from utils.evaluation.metrics import Scores, score
@@ -31,7 +31,7 @@ from utils.evaluation.scores import (
     scores_to_dict,
 )
 from utils.files import write_text_atomic
-from utils.runtime.log import record_stage
+from utils.runtime.cards import SCORED, StageCard, own_name, set_name, write_card
 
 
 def main(argv: list[str]) -> None:
@@ -55,15 +55,38 @@ def run(cfg: Config) -> dict[str, Any]:
         raise UserError(f"every pixel of {source.label_dir} is 255 (ignored) for {cfg.data.eval_list}; nothing to evaluate")
     every_level = score(histogram.confusions())
     best = int(every_level.mean_iou.argmax())
-    result = {
+    result: dict[str, Any] = {
         "best": {"threshold": best / (LEVELS - 1), "mean_iou": float(every_level.mean_iou[best])},
         "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
     _write(cfg, result, histogram, every_level, names)
     _draw(cfg, every_level, best, histogram, names)
     _report(cfg, result, histogram, names, len(tasks))
-    record_stage(cfg.run_dir, "evaluate_cam", time.monotonic() - started, output=cfg.eval.out, images=len(tasks))
+    card = _card(cfg, result["best"], histogram, every_level, names)
+    card.images, card.seconds = len(tasks), time.monotonic() - started
+    write_card(cfg.run_dir, card)
     return result
+
+
+def _card(cfg: Config, best: dict[str, float], histogram: JointHistogram, every_level: Scores, names: list[str]) -> StageCard:
+    split = set_name(cfg.data.eval_list)
+    usual = ("ms", "result", "attention", split)
+    return StageCard(
+        *own_name(f"cam_{split}", "CAM", cfg.run_dir, [cfg.eval.out, cfg.eval.cam_dir], usual),
+        program="scripts.evaluate_cams",
+        order=SCORED,
+        output=cfg.eval.out,
+        settings=flat_settings(cfg),
+        facts=[("best threshold", f"{best['threshold']:.3f}")],
+        split=split,
+        list_file=cfg.data.eval_list,
+        maps=cfg.eval.cam_dir,
+        threshold=best["threshold"],
+        mean_iou=best["mean_iou"],
+        names=names,
+        confusion=histogram.confusion(best["threshold"]).tolist(),
+        curve=every_level.mean_iou.tolist(),
+    )
 
 
 def _write(cfg: Config, result: dict[str, Any], histogram: JointHistogram, every_level: Scores, names: list[str]) -> None:

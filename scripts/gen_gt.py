@@ -6,8 +6,8 @@
 
 Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
 <pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
-data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and pseudo_labels.yaml (the configuration). Labels
-that are there already are written anew.
+data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and pseudo_labels.yaml (the configuration), and a
+stage card. Labels that are there already are written anew.
 """
 
 import json
@@ -19,13 +19,13 @@ from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
-from utils.config import save_config
+from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.errors import UserError, run_program, user_errors
 from utils.evaluation.metrics import score
 from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
 from utils.files import lock_folder, write_text_atomic
-from utils.runtime.log import record_stage
+from utils.runtime.cards import LABELS, StageCard, own_name, set_name, write_card
 
 if TYPE_CHECKING:
     from models.refiners.dense_crf import DenseCrf
@@ -67,8 +67,38 @@ def run(cfg: Config) -> dict[str, Any]:
         write_text_atomic(counts_path(out_dir / REPORT), counts_text(names, counts.confusion))
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
     _report(result, counts, names, out_dir, label_dir)
-    record_stage(cfg.run_dir, "gen_gt", time.monotonic() - started, output=out_dir, images=len(tasks))
+    card = _card(cfg, result, counts, names)
+    card.seconds = time.monotonic() - started
+    write_card(cfg.run_dir, card)
     return result
+
+
+def _card(cfg: Config, result: dict[str, Any], counts: LabelCounts, names: list[str]) -> StageCard:
+    split, fusion = set_name(cfg.data.eval_list), cfg.pseudo.fusion
+    refiner = "dense_crf" if cfg.pseudo.crf else ""
+    kind = "_".join(filter(None, ("pseudo", fusion, refiner)))
+    title = f"Pseudo labels, {fusion}" + (f" + {refiner.replace('_', ' ')}" if refiner else "")
+    usual = ("pseudo_seg_labels", f"pseudo_{fusion}", f"pseudo_{split}", kind, split)
+    return StageCard(
+        *own_name(f"{kind}_{split}", title, cfg.run_dir, [cfg.pseudo.out_dir], usual),
+        program="scripts.gen_gt",
+        order=LABELS + bool(refiner),
+        output=cfg.pseudo.out_dir,
+        images=counts.images,
+        settings=flat_settings(cfg),
+        facts=[
+            ("coverage", f"{result['coverage']:.1%}"),
+            ("ignored", f"{result['ignored']:.1%}"),
+            ("all ignored", f"{counts.images_ignored} of {counts.images}"),
+            ("foreground", f"{result['foreground']:.1%}"),
+        ],
+        split=split,
+        list_file=cfg.data.eval_list,
+        maps=cfg.pseudo.out_dir,
+        mean_iou=result["mean_iou"],
+        names=names,
+        confusion=counts.confusion.tolist() if counts.images_compared else (),
+    )
 
 
 def _crf(cfg: Config) -> "DenseCrf":

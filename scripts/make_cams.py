@@ -25,13 +25,14 @@ from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import write_refine_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
-from utils.config import save_config
+from utils.config import flat_settings, save_config
 from utils.data.lists import read_label_list
 from utils.data.loading import SizedBatch, build_loader
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
+from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
 from utils.runtime.device import INFERENCE_FORMAT, autocast_for, set_threads
-from utils.runtime.log import get_logger, progress, record_stage
+from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
 from utils.training.trainer import Waiting
 from utils.training.weights import load_weights, read_weights
@@ -158,7 +159,11 @@ def _report(cfg: Config, result: dict[str, Any]) -> None:
     write_text_atomic(out, json.dumps(result, indent=2) + "\n")
     save_config(cfg, out.with_suffix(".yaml"))
     if result["done"]:
-        record_stage(cfg.run_dir, "test_l2g", result["seconds"], output=cfg.cam.dir, images=result["done"])
+        split = set_name(cfg.data.infer_list)
+        name = own_name(f"cams_{split}", "CAM inference", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
+        card = StageCard(*name, "scripts.make_cams", CAMS, cfg.cam.dir, result["done"], result["seconds"], split=split)
+        card.settings = flat_settings(cfg)
+        write_card(cfg.run_dir, card)
     print(
         f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
         f"finished before), {result['seconds']} s"

@@ -2,37 +2,38 @@
 
     python -m scripts.report --run runs/demo_l2g                              # whatever stages the run has
     python -m scripts.report --config configs/l2g_voc.yaml [key=value ...]    # the run of a configuration
-    python -m scripts.report --run runs/demo_l2g --run runs/demo_plain        # and a comparison of two runs
+    python -m scripts.report --run runs/demo_l2g --run runs/demo_plain        # and a comparison, any number of runs
     python -m scripts.report --run runs/exp_voc --deeplab runs/deeplab        # segmentation stage in another folder
 
-Writes <run>/report/index.html (with a second run also <run>/report/vs_<name>.html) and the pictures they show beside them; the
-folder can be moved and needs no network. Logs settings and final scores for TensorBoard's HPARAMS tab into <run>/tb.
+Draws the stage cards of the runs. Writes <run>/report/index.html of the first run, with others also a page that compares
+them, <run>/report/vs_<name>.html (runs of equal settings but for the seed: one row), and the pictures they show beside them;
+the folder can be moved and needs no network. Logs settings and final scores for TensorBoard's HPARAMS tab into <run>/tb.
 `--pictures DIR` also writes two small PNGs for a README.
 Paths inside the run's own configuration start at the working directory.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.build import load_config
+from utils.config import flat_settings
 from utils.errors import UserError, run_program
-from utils.report.files import flatten
 from utils.report.gallery import GalleryLimits
 
 if TYPE_CHECKING:
     from utils.report.run import Run
 
 REPORT = "report"
-MOST_RUNS = 2
 
 
 def main(argv: list[str]) -> None:
     """Parse the command line, write the pages and print their paths."""
     limits = GalleryLimits()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="append", default=[], metavar="FOLDER", help="a run's folder; a second one is compared")
+    parser.add_argument(
+        "--run", action="append", default=[], metavar="FOLDER", help="a run's folder; further ones are compared"
+    )
     parser.add_argument("--config", default="", help="configuration whose run_dir is the (first) run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of --config")
     parser.add_argument("--deeplab", default="", metavar="DIR", help="output folder of the segmentation stage of the first run")
@@ -56,25 +57,25 @@ def main(argv: list[str]) -> None:
 
 
 def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path]:
-    """Write the report of the first run and, with two, their comparison; return the pages' paths.
+    """Write the report of the first run and, with several, their comparison; return the pages' paths.
 
     Raises:
         UserError: for wrong input, naming the file.
     """
     # Here, not above: worker processes import this module too, and draw no figures.
-    from utils.report.pages import PAGE, write_comparison, write_report
+    from utils.report.pages import PAGE, comparison_name, write_comparison, write_report
     from utils.training.journal import log_hparams
 
-    folder = out or runs[0].files.folder / REPORT
+    folder = out or runs[0].folder / REPORT
     pages = []
-    if len(runs) == MOST_RUNS:
-        pages.append(folder / f"vs_{runs[1].name}.html")
-        write_comparison(runs[0], runs[1], pages[0], limits)
+    if len(runs) > 1:
+        pages.append(folder / comparison_name(runs))
+        write_comparison(runs, pages[0], limits)
     pages.append(folder / PAGE)
     write_report(runs[0], pages[-1], limits)
     for one in runs:
         if one.settings and one.scores():
-            log_hparams(one.files.folder / "tb", one.hyper_parameters(), one.scores())
+            log_hparams(one.folder / "tb", one.hyper_parameters(), one.scores())
     return pages[::-1]
 
 
@@ -87,10 +88,10 @@ def _runs(arguments: argparse.Namespace) -> "list[Run]":
     settings = None
     if arguments.config:
         config = load_config(arguments.config, arguments.overrides)
-        settings = flatten(dataclasses.asdict(config))
+        settings = flat_settings(config)
         folders.insert(0, Path(config.run_dir))
-    if not 1 <= len(folders) <= MOST_RUNS:
-        raise UserError(f"{len(folders)} runs given, expected one or two; see --help")
+    if not folders:
+        raise UserError("no run given; add --run FOLDER or --config FILE (see --help)")
     deeplab = Path(arguments.deeplab) if arguments.deeplab else None
     return [read_run(folders[0], deeplab, settings), *(read_run(folder) for folder in folders[1:])]
 

@@ -1,11 +1,9 @@
 """A tiny finished run of all stages for the report's tests: CAMs, pseudo labels, a segmentation stage, event files."""
 
-import json
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import yaml
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -15,72 +13,83 @@ from scripts import evaluate_cams as evaluate_cam
 from scripts import gen_gt
 from scripts.build import load_config
 from tests.tiny_data import CLASSES, write_tiny_voc
+from utils.config import flat_settings
 from utils.data.classes import palette
 from utils.data.images import write_png
 from utils.evaluation.metrics import confusion_matrix, score
+from utils.runtime import cards
+from utils.runtime.cards import StageCard, write_card
 
 ROOT = Path(__file__).parents[1]
 IMAGES = 6
 NAMES = ["background", "red & <b>", "green", "blue"]
 
 
-def make_run(root: Path, name: str = "run", *, shift: int = 3, deeplab: bool = True) -> Path:
-    """Write a run whose maps are the ground truth moved by `shift` pixels; returns its folder."""
+def make_run(root: Path, name: str = "run", *settings: str, shift: int = 3, deeplab: bool = True) -> Path:
+    """Write a run with further `settings` whose maps are the ground truth moved by `shift` pixels; returns its folder."""
     data, run = root / "data", root / name
     if not data.exists():
         write_tiny_voc(data, images=IMAGES)
         (data / "classes.txt").write_text("\n".join(NAMES[1:]))
     _write_cams(data, run / "ms/attention", shift)
-    settings = [
+    overrides = [
         f"name={name}", f"run_dir={run}", f"data.root={data}", f"data.num_classes={CLASSES}",
         f"data.class_names={data}/classes.txt", "eval.workers=1", "pseudo.workers=1", f"pseudo.out_dir={run}/pseudo_saliency",
-        "pseudo.fusion=saliency",
+        "pseudo.fusion=saliency", *settings,
     ]  # fmt: skip
-    cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", settings)
+    cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", overrides)
     with patch("scripts.evaluate_cams._draw"):  # its own plots take longer than all the rest
         evaluate_cam.run(cfg)
     gen_gt.run(cfg)
     write_scalars(run / "tb", "train/cls_global", [0.7, 0.5, 0.4])
-    (run / "model").mkdir()
-    (run / "model/summary.json").write_text(
-        json.dumps({"seconds": 75, "images": IMAGES, "peak_memory_gib": 0.5, "device": "cpu"})
-    )
+    card = StageCard("training", "Training", "scripts.train", cards.TRAINING, f"{run}/model/final.pth", IMAGES, 75)
+    card.settings, card.facts = flat_settings(cfg), [("network", "resnet38")]
+    write_card(run, card)
     if deeplab:
         write_deeplab(data, run / "deeplab", shift)
     return run
 
 
-def write_deeplab(data: Path, out: Path, shift: int) -> None:
-    """Write predictions of the first images as the split "val" and their scores, without and with CRF."""
-    for crf in ("", "_crf"):
+def invented_card(data: Path, run: Path, mean_iou: float) -> StageCard:
+    """Write the ground truth as the maps of a stage no program here has; returns its card, to be written or changed."""
+    maps = run / "wishes"
+    for path in (data / "SegmentationClassAug").iterdir():
+        write_png(maps / path.name, np.array(Image.open(path)), palette())
+    return StageCard(
+        "wish_train", "Wishing well", "elsewhere.wish", cards.CAMS + 1, str(maps), IMAGES, 6.0,
+        facts=[("coins", "three")], split="train", maps=str(maps), mean_iou=mean_iou, names=NAMES,
+    )  # fmt: skip
+
+
+def write_deeplab(data: Path, out: Path, shift: int, split: str = "val") -> None:
+    """Write predictions of the first images as a split and their cards, without and with CRF."""
+    for kind, crf in (("test", ""), ("crf", "_crf")):
         counts = np.zeros((CLASSES + 1, CLASSES + 1), np.int64)
-        folder = out / f"predictions/exp/net/val{crf}"
+        folder = out / f"predictions/exp/net/{split}{crf}"
         for index in range(IMAGES):
             truth = np.array(Image.open(data / f"SegmentationClassAug/img_{index:03d}.png"))
             labels = np.roll(truth, shift // (2 if crf else 1), axis=1)
             write_png(folder / f"img_{index:03d}.png", labels, palette())
             counts += confusion_matrix(truth, labels, CLASSES)
-        scores = score(counts)
-        result = {
-            "Pixel Accuracy": float(np.trace(counts) / counts.sum()),
-            "Mean IoU": float(scores.mean_iou),
-            "Class IoU": {str(i): float(v) for i, v in enumerate(scores.iou)},
-            "Class Names": NAMES,
-            "Confusion Matrix": counts.tolist(),
-            **({"CRF": {"image": "published", "iter_max": 10}} if crf else {}),
-        }
-        path = out / f"scores/exp/net/val/scores{crf}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result))
+        card = StageCard(
+            key=f"deeplab_{kind}_{split}",
+            title="DeepLab + CRF" if crf else "DeepLab",
+            program=f"deeplab {kind}",
+            order=cards.SEGMENTATION_REFINED if crf else cards.SEGMENTATION_TEST,
+            output=str(out / f"scores/exp/net/{split}"),
+            images=IMAGES,
+            settings={"exp.id": "exp", "dataset.root": str(data), "dataset.image_dir": "JPEGImages",
+                      "dataset.truth_dir": "SegmentationClassAug", "solver.lr": 2e-4, "seed": 1},
+            facts=[("split", split), *([("CRF image", "published"), ("CRF iterations", "10")] if crf else [])],
+            split=split,
+            maps=str(folder),
+            mean_iou=float(score(counts).mean_iou),
+            names=NAMES,
+            confusion=counts.tolist(),
+        )  # fmt: skip
+        write_card(out, card, group="exp/net")
     write_scalars(out / "logs/exp", "loss/train", [2.0, 1.0])
     write_scalars(out / "logs/exp", "lr/group_0", [2e-4, 1e-4], file="1")
-    settings = {
-        "exp": {"id": "exp"},
-        "dataset": {"root": str(data), "n_classes": CLASSES + 1},
-        "solver": {"lr": 2e-4},
-        "seed": 1,
-    }
-    (out / "logs/exp/config.yaml").write_text(yaml.safe_dump(settings))
 
 
 def write_scalars(folder: Path, tag: str, values: list[float], file: str = "0") -> None:

@@ -94,5 +94,5 @@ def test_published_stages_are_named_alike() -> None:
 
 
 def test_failing_program_is_named() -> None:
-    with pytest.raises(RuntimeError, match=r"scripts\.train_l2g .*no_such_key"):
+    with pytest.raises(RuntimeError, match=r"scripts\.train .*no_such_key"):
         launch("scripts.train", "configs/l2g_demo.yaml", ["no_such_key=1"])

@@ -23,6 +23,7 @@ from utils.config import save_config
 from utils.data.lists import Item, evaluation_items
 from utils.errors import UserError
 from utils.files import lock_folder
+from utils.runtime.cards import read_cards
 from utils.runtime.processes import Dist
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,10 @@ def test_scores_follow_from_the_predictions(tmp_path: Path) -> None:
     assert content["Pixel Accuracy"] == pytest.approx(hits / total)
     assert content["Class Names"] == ["background", "class 1", "class 2", "class 3"]
     assert content["CRF"] is None
+    (card,) = read_cards(Path(cfg.exp.output_dir))
+    assert (card.key, card.mean_iou, card.images) == ("deeplab_test_val", result["Mean IoU"], len(IDS))
+    assert (card.confusion, card.names) == (result["Confusion Matrix"], result["Class Names"])
+    assert Path(card.maps) == predictions_dir(cfg, crf=False)
     assert Image.open(predictions_dir(cfg, crf=False) / "img_000.png").mode == "P"
 
 
@@ -67,6 +72,8 @@ def test_crf_needs_no_logits_on_disk_and_gives_the_same_with_them(tmp_path: Path
     weights = _weights(tmp_path)
     direct = tiny_deeplab(tmp_path, "exp.id=direct")
     first = crf.run(direct, weights)
+    (card,) = read_cards(Path(direct.exp.output_dir))
+    assert (card.key, card.title, card.mean_iou) == ("deeplab_crf_val", "DeepLab + CRF", first["Mean IoU"])
     stored = tiny_deeplab(tmp_path, "exp.id=stored", "test.save_logits=npy", "crf.workers=2")
     test.run(stored, weights)
     second = crf.run(stored, weights)
@@ -184,6 +191,8 @@ def test_an_unlabelled_split_gives_the_servers_archive(tmp_path: Path) -> None:
     with tarfile.open(archive_path(cfg, crf=False)) as archive:
         assert archive.getnames() == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in IDS]
     assert not scores_dir(cfg).exists()
+    (card,) = read_cards(Path(cfg.exp.output_dir))
+    assert (card.key, card.mean_iou, card.confusion) == ("deeplab_test_test", None, [])
 
 
 def test_wrong_input_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
 from utils.data.samplers import EndlessBatches
 from utils.errors import UserError
+from utils.runtime.cards import read_cards
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +42,8 @@ def test_training_writes_weights_scalars_and_pictures(tmp_path: Path) -> None:
     names = {path.name for path in models_dir(cfg).glob("*.pth")}
     assert names == {"checkpoint_3.pth", "checkpoint_6.pth", FINAL, "last.pth"}
     assert all(key.startswith("base.") for key in _weights(cfg))
+    (card,) = read_cards(Path(cfg.exp.output_dir))
+    assert (card.key, card.images, card.settings["solver.iter_max"]) == ("deeplab_train", 6 * 2 * 4, 6)
     losses = _scalars(cfg, "loss/train")
     assert all(0 <= value <= 1 for _, value in _scalars(cfg, "train/loader_wait"))
     assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]

@@ -8,9 +8,10 @@ from PIL import Image
 
 from scripts.evaluate_cams import main, run
 from tests.evaluation_set import GOLDEN, NUM_CLASSES, golden, make_config, write_golden_set
+from utils.data.lists import read_id_list
 from utils.errors import UserError
 from utils.evaluation.metrics import score
-from utils.runtime.log import read_stage_records
+from utils.runtime.cards import read_cards
 
 
 @pytest.fixture
@@ -57,7 +58,21 @@ def test_everything_is_written_beside_the_result(tmp_path: Path) -> None:
     assert max(counts["mean_iou"]) == best["mean_iou"]
     assert len(counts["mean_iou"]) == 256
     assert float(score(np.array(counts["confusion"])).mean_iou) == best["mean_iou"]
-    assert [entry["program"] for entry in read_stage_records(tmp_path / "out/stages.json")] == ["evaluate_cam"]
+    (card,) = read_cards(tmp_path / "out")
+    assert (card.program, card.mean_iou, card.threshold) == ("scripts.evaluate_cams", best["mean_iou"], best["threshold"])
+    assert card.confusion == counts["confusion"]
+    assert list(card.curve) == counts["mean_iou"]
+    assert card.seconds >= 0 and card.images == len(read_id_list(Path(card.list_file)))
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_another_output_of_the_same_images_has_a_card_of_its_own(tmp_path: Path) -> None:
+    write_golden_set(tmp_path, "voc12")
+    run(make_config(tmp_path, 20))
+    run(make_config(tmp_path, 20, f"eval.out={tmp_path}/out/epoch_8/ms/result.json"))
+    run(make_config(tmp_path, 20, f"eval.out={tmp_path}/out/epoch_8/ms/result.json"))  # replaces its own
+    keys = [card.key for card in read_cards(tmp_path / "out")]
+    assert len(keys) == 2 and sum(key.endswith("_epoch_8") for key in keys) == 1
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -10,6 +10,7 @@ from tests.evaluation_set import NUM_CLASSES, golden, make_config, write_golden_
 from utils.data.classes import palette
 from utils.errors import UserError
 from utils.files import lock_folder
+from utils.runtime.cards import read_cards
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -126,6 +127,11 @@ def test_crf_makes_labels_follow_the_picture(tmp_path: Path, fusion: str) -> Non
     overrides = [f"pseudo.fusion={fusion}", "crf.backend=torch", "pseudo.salient=256"]
     plain = run(make_config(tmp_path, 3, *overrides))
     refined = run(make_config(tmp_path, 3, "pseudo.crf=true", *overrides))
+    (card,) = read_cards(tmp_path / "out")  # the plain labels are written over
+    assert card.key == f"pseudo_{fusion}_dense_crf_train"
+    assert (card.mean_iou, card.images, Path(card.maps)) == (refined["mean_iou"], 1, tmp_path / "pseudo_seg_labels")
+    run(make_config(tmp_path, 3, f"pseudo.out_dir={tmp_path}/out/pseudo_{fusion}", *overrides))
+    assert [one.key for one in read_cards(tmp_path / "out")] == [f"pseudo_{fusion}_train", card.key]
     assert plain["crf"] is None and refined["crf"]["backend"] == "torch" and refined["crf"]["bi_xy_std"] == 67
     assert plain["iou"]["class1"] == pytest.approx(20 / 24) and refined["iou"]["class1"] > 0.97
     assert (read_label(tmp_path / "pseudo_seg_labels/a.png") == truth).mean() > 0.99

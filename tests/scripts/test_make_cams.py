@@ -22,6 +22,7 @@ from utils.config import save_config
 from utils.data.images import read_cam
 from utils.data.lists import read_label_list
 from utils.errors import UserError
+from utils.runtime.cards import read_cards
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "msf_cam_merge.npz"
@@ -107,6 +108,8 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     assert 0 < first["loader_wait"] < 1
     assert json.loads((Path(cfg.cam.dir).parent / "infer.json").read_text()) == first
     assert (Path(cfg.cam.dir).parent / "infer.yaml").exists()
+    (card,) = read_cards(Path(cfg.run_dir))
+    assert (card.key, card.images, card.seconds) == ("cams_train", 6, first["seconds"])
     gone = sorted(Path(cfg.cam.dir).glob("*.png"))[0]
     gone.unlink()
     kept = sorted(Path(cfg.cam.dir).glob("*.png"))[-1]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from urllib.parse import unquote
 
 import pytest
 
+from scripts import compare, gen_gt
 from scripts.report import main
-from tests.report_runs import IMAGES, make_run
-from utils.errors import UserError
-from utils.report.files import find_files
-from utils.report.stages import read_stages
+from tests.report_runs import IMAGES, invented_card, make_run, write_deeplab
+from utils.config import load_config
+from utils.errors import UserError, run_program
+from utils.report.run import read_run
+from utils.runtime.cards import write_card
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -62,9 +65,8 @@ def _report(*arguments: str | Path) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest where a test looks at other parts."""
-    monkeypatch.setattr("utils.report.pages._single_figures", lambda run: [])
+    monkeypatch.setattr("utils.report.pages._figures", lambda runs, rates: [])
     monkeypatch.setattr("utils.report.pages._confusions", lambda run: [])
-    monkeypatch.setattr("utils.report.pages._figures", lambda one, other: [])
 
 
 def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,10 +131,10 @@ def test_scores_reach_tensorboard(tmp_path: Path) -> None:
     files = [path.name for path in (run / "tb").iterdir()]
     assert len(files) == 2
     assert sum(name.endswith(".hparams") for name in files) == 1
-    assert "score/cam" not in (run / "report/index.html").read_text()  # no curve of a single point
+    assert "score/cam_train" not in (run / "report/index.html").read_text()  # no curve of a single point
 
 
-@pytest.mark.parametrize("left", ["nothing", "ms", "pseudo_saliency", "deeplab", "tb"])
+@pytest.mark.parametrize("left", ["nothing", "cards", "deeplab", "tb"])
 def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
     run = make_run(tmp_path)
     for path in list(run.iterdir()):
@@ -143,33 +145,98 @@ def test_any_part_of_a_run_is_enough(tmp_path: Path, left: str) -> None:
     _report("--run", run)
     text = Page(run / "report/index.html").text
     assert ("DeepLab + CRF" in text) == (left == "deeplab")
-    assert ('id="gallery"' in text) == (left in ("ms", "pseudo_saliency", "deeplab"))
+    assert ("Pseudo labels, saliency" in text) == (left == "cards")
+    assert ('id="gallery"' in text) == (left == "deeplab")
+    assert ("No picture to show" in text) == (left == "cards")
+
+
+def test_the_segmentation_stage_may_lie_elsewhere(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    elsewhere = shutil.move(run / "deeplab", tmp_path / "segmentation")
+    _report("--run", run)
+    assert "DeepLab" not in (run / "report/index.html").read_text()
+    _report("--run", run, "--deeplab", elsewhere)
+    page = Page(run / "report/index.html")
+    assert "DeepLab: losses" in page.text
+    assert all("deeplab_crf_val" in image["scores"] for image in page.data())
+    with pytest.raises(UserError, match="is no folder"):
+        _report("--run", run, "--deeplab", tmp_path / "nothing")
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_segmentation_stages_are_told_apart_and_compared_by_their_images(tmp_path: Path) -> None:
     run, other = make_run(tmp_path), make_run(tmp_path, "other", shift=2)
-    for folder in (run / "deeplab", other / "deeplab"):
-        for path in [*folder.glob("scores/exp/net/val"), *folder.glob("predictions/exp/net/val*")]:
-            shutil.copytree(path, path.with_name(path.name.replace("val", "train")))
-            if folder.parent == run:
-                shutil.rmtree(path)
+    for path in (run / "deeplab", other / "deeplab"):
+        if path.parent == run:
+            shutil.rmtree(path)
+        write_deeplab(tmp_path / "data", path, 3, "train")
     _report("--run", other, "--run", run)
     alone, both = Page(other / "report/index.html").text, Page(other / "report/vs_run.html").text
     assert "DeepLab, val" in alone and "DeepLab + CRF, train" in alone and "DeepLab (2)" not in alone
-    assert "DeepLab, train" in both and "DeepLab, val" not in both
+    assert "DeepLab, train" in both
+    compared = {key for image in Page(other / "report/vs_run.html").data() for key in image["scores"]}
+    assert compared == {"cam_train", "pseudo_saliency_train", "deeplab_test_train", "deeplab_crf_train"}
 
 
 def test_labels_of_two_sets_in_one_run_are_two_stages(tmp_path: Path) -> None:
     run = make_run(tmp_path, deeplab=False)
-    other = shutil.copytree(run / "pseudo_saliency", run / "pseudo_val")
-    settings = other / "pseudo_labels.yaml"
-    text = settings.read_text()
-    settings.write_text(text.replace("train_aug", "val_aug"))
-    assert settings.read_text() != text
-    stages = read_stages(find_files(run))
-    assert [stage.key for stage in stages] == ["cam", "pseudo_saliency", "pseudo_saliency_2"]
-    assert [stage.title for stage in stages[1:]] == ["Pseudo labels, saliency, train", "Pseudo labels, saliency, val"]
+    data = tmp_path / "data"
+    shutil.copy(data / "train_aug.txt", data / "val_aug.txt")
+    for name, more in (("pseudo_val", f"data.eval_list={data}/val_aug.txt"), ("others", "pseudo.cam_floor=0.2")):
+        gen_gt.run(load_config(run / "ms/result.yaml", [f"pseudo.out_dir={run / name}", more]))
+    stages = [stage for stage in read_run(run).stages if stage.card.program == "scripts.gen_gt"]
+    assert [stage.card.key for stage in stages] == [
+        "pseudo_saliency_train", "pseudo_saliency_train_others", "pseudo_saliency_val"
+    ]  # fmt: skip
+    assert [stage.title for stage in stages] == [
+        "Pseudo labels, saliency, train", "Pseudo labels, saliency (others)", "Pseudo labels, saliency, val"
+    ]  # fmt: skip
+
+
+def test_an_invented_stage_of_an_invented_method_is_drawn_and_compared(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name, "model.width=0.5", shift=2, deeplab=False) for name in ("one", "other")]
+    for run, miou in zip(runs, (0.75, 0.25), strict=True):
+        write_card(run, invented_card(tmp_path / "data", run, miou))
+    _report("--run", runs[0], "--run", runs[1])
+    alone, both = (Page(runs[0] / "report" / name) for name in ("index.html", "vs_other.html"))
+    for expected in ("Wishing well", "elsewhere.wish", "75.0<small> % mIoU", "three"):
+        assert expected in alone.text, expected
+    assert all(image["scores"]["wish_train"][0] == 1 for image in alone.data())  # its maps are the ground truth
+    assert "Wishing well<br><small>train" in both.text
+    assert "+50.0" in both.text
+    assert all(image["scores"]["wish_train"][0] == 0 for image in both.data())
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_any_number_of_runs_is_compared_and_seeds_are_one_row(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, f"l2g_s{i}", f"seed={i}", shift=1 + i, deeplab=False) for i in range(3)]
+    runs.append(make_run(tmp_path, "wide", "model.width=0.5", shift=5, deeplab=False))
+    _report(*(part for run in runs for part in ("--run", run)), "--images", "3")
+    page = Page(runs[0] / "report/vs_3_runs.html")
+    scores = [100 * read_run(run).scores()["cam_train"] for run in runs]
+    assert f"{statistics.mean(scores[:3]):.1f} ± {statistics.stdev(scores[:3]):.1f}" in page.text
+    assert f">{scores[3]:.1f}<" in page.text
+    assert "l2g against wide" in page.text
+    assert "<td><code>model.width</code></td><td>1</td><td>0.5</td>" in page.text
+    assert "<td><code>seed</code></td><td>0, 1, 2</td>" in page.text
+    assert len(page.data()) == 3
+    assert "(A is l2g_s0, B wide)" in page.text  # the first run of each setting
+    third = make_run(tmp_path, "deep", "model.width=0.25", shift=4, deeplab=False)
+    _report("--run", runs[0], "--run", runs[3], "--run", third)
+    page = Page(runs[0] / "report/vs_2_runs.html")
+    assert "l2g_s0 against wide, deep" in page.text
+    assert "A − B" not in page.text and 'id="gallery"' not in page.text
+    assert "compared with 2 runs" in (runs[0] / "report/index.html").read_text()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_runs_of_one_setting_have_rows_and_their_mean(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, f"s{i}", f"seed={i}", shift=1 + 2 * i, deeplab=False) for i in range(3)]
+    _report(*(part for run in runs for part in ("--run", run)), "--images", "0")
+    text = Page(runs[0] / "report/vs_2_runs.html").text
+    scores = [100 * read_run(run).scores()["cam_train"] for run in runs]
+    mean = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
+    assert all(expected in text for expected in (mean, *(f">{value:.1f}<" for value in scores)))
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -185,7 +252,7 @@ def test_wrong_input_is_one_sentence(tmp_path: Path) -> None:
     run = make_run(tmp_path, deeplab=False)
     with pytest.raises(UserError, match="is no folder"):
         _report("--run", tmp_path / "nothing")
-    with pytest.raises(UserError, match="expected one or two"):
+    with pytest.raises(UserError, match="no run given"):
         _report()
     with pytest.raises(UserError, match="--config FILE"):
         _report("seed=1", "--run", run)
@@ -193,6 +260,18 @@ def test_wrong_input_is_one_sentence(tmp_path: Path) -> None:
     cam.write_bytes(cam.read_bytes()[:40])
     with pytest.raises(UserError, match=cam.name):
         _report("--run", run)
-    (run / "ms/result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result\.json cannot be read as JSON"):
-        _report("--run", run)
+
+
+def test_a_damaged_card_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, deeplab=False)
+    (run / "cards/cam_train.json").write_text("{")
+    capsys.readouterr()
+    for program in (main, compare.main):
+        monkeypatch.setattr("sys.argv", ["x", str(run)] if program is compare.main else ["x", "--run", str(run)])
+        with pytest.raises(SystemExit) as stopped:
+            run_program(program)
+        message = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert "cam_train.json is no stage card" in message and message.count("\n") == 1

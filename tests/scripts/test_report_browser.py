@@ -96,7 +96,7 @@ def test_filters_and_orders(browser: Any, pages: Path) -> None:
 def test_sorts_by_stage_and_by_the_iou_of_the_chosen_class(browser: Any, pages: Path) -> None:
     page, _ = _open(browser, pages / "index.html", DESKTOP)
     data = json.loads(page.text_content("#gallery-data"))
-    for stage in ("cam", "deeplab_crf_val"):
+    for stage in ("cam_train", "deeplab_crf_val"):
         for value in ("", "1", "3"):
             page.select_option("#by-stage", stage)
             page.select_option("#by-class", value)

@@ -17,6 +17,7 @@ from scripts import train as train_l2g
 from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
+from utils.runtime.cards import read_cards
 from utils.training.journal import TrainJournal
 from utils.training.state import Position
 
@@ -168,6 +169,9 @@ def test_writes_what_it_says(tmp_path: Path) -> None:
     names = {p.name for p in (run / "model").iterdir()}
     assert {"last.pth", "last.pth.previous", "final.pth", "epoch_0.pth"} <= names
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"] == 2
+    (card,) = read_cards(run)
+    assert (card.key, card.images, card.settings["train.epochs"]) == ("training", 6, 2)
+    assert card.seconds > 0
     final = torch.load(run / "model" / "final.pth", weights_only=True)
     assert {"conv1a.weight", "fc8.weight", "f9.weight"} <= set(final)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -1,8 +1,7 @@
 """Pictures for people: heat maps over images, label maps with a legend, captioned sheets. All return uint8 RGB arrays."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -175,59 +174,6 @@ def fit_square(picture: Picture, side: int) -> Picture:
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
     page[top : top + rows, left : left + columns] = cv2.resize(picture, (columns, rows), interpolation=interpolation)
     return page
-
-
-@dataclass
-class PipelineSample:
-    """What the stages made of one image; all may be absent.
-
-    `cams` is class (0-based) -> (H, W), float in [0, 1] or uint8; `predictions` is caption -> label map of a network.
-    """
-
-    image_id: str
-    image: Picture
-    saliency: NDArray[Any] | None = None
-    cams: Mapping[int, NDArray[Any]] = field(default_factory=dict)
-    pseudo_label: NDArray[np.uint8] | None = None
-    ground_truth: NDArray[np.uint8] | None = None
-    predictions: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-
-
-def pipeline_sheet(
-    samples: Sequence[PipelineSample],
-    class_names: Sequence[str],
-    *,
-    outline: float | None = None,
-    cell_height: int = CELL_HEIGHT,
-) -> Picture:
-    """Show a row per image: image, saliency, a CAM per class, pseudo label, predictions, ground truth; one legend below.
-
-    Args:
-        samples: the images with what is known of them; at least one.
-        class_names: C names.
-        outline: background threshold in [0, 1] to outline in the CAMs.
-        cell_height: pixels.
-    """
-    most = max(len(sample.cams) for sample in samples)
-    sheet = contact_sheet([_pipeline_row(s, class_names, most, outline) for s in samples], cell_height=cell_height)
-    maps = [m for s in samples for m in (s.pseudo_label, *s.predictions.values(), s.ground_truth) if m is not None]
-    values = sorted({int(v) for m in maps for v in np.unique(m)} - {BACKGROUND})
-    return np.concatenate([sheet, label_legend(values, class_names, sheet.shape[1])]) if values else sheet
-
-
-def _pipeline_row(
-    sample: PipelineSample, class_names: Sequence[str], cam_columns: int, outline: float | None
-) -> list[tuple[str, Picture]]:
-    blank = np.full_like(sample.image, LEVELS)
-    saliency = blank if sample.saliency is None else heat_map(sample.saliency, colormap="gray")
-    row = [(sample.image_id, sample.image), ("" if sample.saliency is None else "saliency", saliency)]
-    row += [(f"CAM: {class_names[k]}", cam_overlay(sample.image, cam, outline=outline)) for k, cam in sample.cams.items()]
-    row += [("", blank)] * (cam_columns - len(sample.cams))
-    maps = [("pseudo label", sample.pseudo_label), *sample.predictions.items(), ("ground truth", sample.ground_truth)]
-    for caption, labels in maps:
-        overlay = None if labels is None else label_overlay(sample.image, labels, class_names, legend=False)
-        row.append(("", blank) if overlay is None else (caption, overlay))
-    return row
 
 
 def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:

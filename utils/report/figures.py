@@ -3,7 +3,8 @@
 import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from utils.evaluation.metrics import row_shares
+from utils.evaluation.plots import MOST_NUMBERED, draw_confusion, draw_lines, draw_thresholds
 
 # More points than a figure's width can show are averaged.
 MOST_POINTS = 400
@@ -66,14 +67,11 @@ def thin(steps: NDArray[np.float64], values: NDArray[np.float64]) -> Curve:
 # Drawn in these, then replaced by the page's variables.
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
-# Read on white and on near-black alike, and told apart without colour vision by their brightness and dashes.
-LINES = ("#2f7fd0", "#e07b39", "#3aa076", "#b86bc4", "#c9a227", "#8a8f98", "#d1495b", "#7a5c3e")
-DASHES = ("-", "--", "-.", ":")
-STRONG = "#2f7fd0"
 # Inches: narrow, so that text keeps its size on a phone.
 WIDTH, HEIGHT = 5.2, 3.0
-CELL, FRAME, MOST_NUMBERED = 0.3, 1.7, 31
-LEAST_SHOWN, WHITE_ABOVE = 0.005, 0.5
+CELL, FRAME = 0.3, 1.7
+# Points: names of a confusion matrix, and of one without room for numbers.
+NUMBERED_SIZE, PLAIN_SIZE = 7.5, 6.0
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -87,8 +85,6 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
 }
 # Transparent to strong: the page's own background is the colour of nothing.
 _SHARES = LinearSegmentedColormap.from_list("shares", [(0.184, 0.498, 0.816, 0.0), (0.184, 0.498, 0.816, 1.0)])
@@ -103,10 +99,8 @@ def curves_figure(name: str, curves: Mapping[str, Curve], label: str, *, log: bo
         label: of the vertical axis.
         log: logarithmic vertical axis (where all values are positive).
     """
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = _figure(WIDTH, HEIGHT)
-        for index, (title, (steps, values)) in enumerate(curves.items()):
-            _line(axes, index, steps, values, title)
+    with _figure(name, WIDTH, HEIGHT) as (figure, axes):
+        draw_lines(axes, curves)
         if log and all((values > 0).all() for _, values in curves.values()):
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel=label)
@@ -114,47 +108,22 @@ def curves_figure(name: str, curves: Mapping[str, Curve], label: str, *, log: bo
         return _svg(figure, name, f"{label} over training steps: {', '.join(curves)}")
 
 
-def threshold_figure(name: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Markup:
-    """Draw mean IoU over the background threshold, the best of each marked; values are legend name -> (thresholds, IoU)."""
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = _figure(WIDTH, HEIGHT)
-        for index, (title, (thresholds, values)) in enumerate(curves.items()):
-            percent = 100 * np.array(values)
-            best = int(percent.argmax())
-            text = f"{title}: {percent[best]:.1f} % at {thresholds[best]:.2f}"
-            _line(axes, index, np.array(thresholds), percent, text)
-            axes.plot(thresholds[best], percent[best], "o", color=LINES[index % len(LINES)], markersize=5)
-        axes.set(xlabel="background threshold", ylabel="mean IoU, %", ylim=(0, None))
+def threshold_figure(name: str, curves: Mapping[str, Sequence[float]]) -> Markup:
+    """Draw mean IoU over the background threshold; legend name -> values in [0, 1] at thresholds k / (n - 1)."""
+    with _figure(name, WIDTH, HEIGHT) as (figure, axes):
+        draw_thresholds(axes, curves)
         _legend(axes, 2)
         return _svg(figure, name, "mean IoU over the background threshold")
 
 
 def confusion_figure(name: str, names: Sequence[str], confusion: NDArray[np.int64]) -> Markup:
     """Draw a confusion matrix (C + 1, C + 1), rows ground truth, as shares of each row."""
-    with rc_context({**_STYLE, "svg.hashsalt": name, "axes.spines.top": True, "axes.spines.right": True}):
-        numbered = len(names) <= MOST_NUMBERED
-        side = FRAME + (CELL if numbered else CELL / 2) * len(names)
-        figure, axes = _figure(side, side)
-        shares = row_shares(confusion)
-        # The square root lifts the small confusions, which are what one looks for, out of the background.
-        axes.imshow(np.sqrt(np.nan_to_num(shares)), cmap=_SHARES, vmin=0, vmax=1)
-        size = 7.5 if numbered else 6
-        places = np.arange(len(names))
-        axes.set_xticks(places, names, rotation=90, fontsize=size)
-        axes.set_yticks(places, names, fontsize=size)
+    numbered = len(names) <= MOST_NUMBERED
+    side = FRAME + (CELL if numbered else CELL / 2) * len(names)
+    with _figure(name, side, side, framed=True) as (figure, axes):
+        draw_confusion(axes, names, confusion, colours=_SHARES, ink=INK, size=NUMBERED_SIZE if numbered else PLAIN_SIZE)
         axes.tick_params(length=0)
-        axes.set(xlabel="predicted", ylabel="ground truth")
-        if numbered:
-            for row, column in np.argwhere(np.nan_to_num(shares) >= LEAST_SHOWN):
-                colour = "white" if shares[row, column] > WHITE_ABOVE else INK
-                text = f"{100 * shares[row, column]:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
         return _svg(figure, name, "confusion matrix, per cent of each class's pixels")
-
-
-def _line(axes: Axes, index: int, x: NDArray[np.float64], y: NDArray[np.float64], label: str) -> None:
-    dashes = DASHES[index % len(DASHES)]
-    axes.plot(x, y, color=LINES[index % len(LINES)], linestyle=dashes, linewidth=1.6, label=label)
 
 
 def _legend(axes: Axes, lines: int) -> None:
@@ -164,13 +133,16 @@ def _legend(axes: Axes, lines: int) -> None:
         axes.legend(frameon=False, fontsize=7.5)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    figure.patch.set_alpha(0)
-    FigureCanvasSVG(figure)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    return figure, axes
+@contextmanager
+def _figure(name: str, width: float, height: float, *, framed: bool = False) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a transparent figure in the page's style; the block must make its SVG."""
+    with rc_context({**_STYLE, "svg.hashsalt": name, "axes.spines.top": framed, "axes.spines.right": framed}):
+        figure = Figure(figsize=(width, height))
+        figure.patch.set_alpha(0)
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        yield figure, axes
 
 
 def _svg(figure: Figure, name: str, description: str) -> Markup:

@@ -16,8 +16,7 @@ from utils.data.images import image_size, read_cam, read_label_map
 from utils.data.lists import read_id_list
 from utils.evaluation.metrics import confusion_matrix, score
 from utils.evaluation.scores import number_or_none
-from utils.report.files import DataPlaces
-from utils.report.stages import LabelMaps, Stage
+from utils.report.run import DataPaths, Run, Stage
 from utils.runtime.parallel import map_progress
 
 LabelMap = NDArray[np.uint8]
@@ -57,10 +56,16 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Everything needed to read the maps of an image: the data set, and each stage's maps by key."""
+    """Everything needed to read the maps of an image: the data set, its label names, and the stages that made maps by key."""
 
-    places: DataPlaces
-    maps: Mapping[str, LabelMaps]
+    data: DataPaths
+    names: Sequence[str]
+    stages: Mapping[str, Stage]
+
+    @property
+    def num_classes(self) -> int:
+        """Return C, background not counted."""
+        return len(self.names) - 1
 
     def label_map(self, key: str, task: ImageTask) -> LabelMap:
         """Return the (H, W) label map a stage made of an image.
@@ -68,34 +73,49 @@ class Pictures:
         Raises:
             UserError: naming a file that is damaged or of the wrong size.
         """
-        maps, size = self.maps[key], image_size(self.image_path(task.image_id))
-        if maps.threshold is None:
-            return read_label_map(maps.folder / f"{task.image_id}.png", self.places.num_classes, size)
-        cams = [read_cam(cam_path(maps.folder, task.image_id, k), size) for k in task.classes]
-        return fuse_threshold(task.classes, cams, size[::-1], maps.threshold)
+        size, threshold = image_size(self.image_path(task.image_id)), self.stages[key].card.threshold
+        files = self.map_files(key, task)
+        if threshold is None:
+            return read_label_map(files[0], self.num_classes, size)
+        return fuse_threshold(task.classes, [read_cam(path, size) for path in files], size[::-1], threshold)
+
+    def map_files(self, key: str, task: ImageTask) -> tuple[Path, ...]:
+        """Return the files `label_map` reads: one label map, or a CAM for each class."""
+        card = self.stages[key].card
+        if card.threshold is None:
+            return (Path(card.maps, f"{task.image_id}.png"),)
+        return tuple(cam_path(Path(card.maps), task.image_id, k) for k in task.classes)
 
     def truth(self, image_id: str) -> LabelMap | None:
         """Return the ground truth, None where there is none."""
-        path = self.places.label_dir / f"{image_id}.png"
-        return read_label_map(path, self.places.num_classes) if path.exists() else None
+        path = self.data.label_dir / f"{image_id}.png"
+        return read_label_map(path, self.num_classes) if path.exists() else None
 
     def image_path(self, image_id: str) -> Path:
         """Return the photo's file."""
-        return self.places.image_dir / f"{image_id}.jpg"
+        return self.data.image_dir / f"{image_id}.jpg"
 
 
-def find_images(pictures: Pictures, stages: Sequence[Stage]) -> list[ImageTask]:
+def pictures_of(run: Run, keys: Sequence[str] | None = None) -> Pictures | None:
+    """Return what reads a run's maps, of the stages `keys` or all; None where its data set or its labels are not known."""
+    if run.data is None or not run.names:
+        return None
+    stages = {stage.card.key: stage for stage in run.drawn if keys is None or stage.card.key in keys}
+    return Pictures(run.data, run.names, stages)
+
+
+def find_images(pictures: Pictures) -> list[ImageTask]:
     """Return the images at least one stage has maps of, by split in the order of its list; each image once.
 
     An image in several splits stands in the first, with the stages of all of them (but the CAMs of one).
     """
-    num_classes, photos = pictures.places.num_classes, pictures.places.image_dir
-    on_disk = {stage.key: stage.maps.images(num_classes) for stage in stages}
+    photos, stages = pictures.data.image_dir, pictures.stages
+    on_disk = {key: stage.images(pictures.num_classes) for key, stage in stages.items()}
     present = {path.stem for path in photos.glob("*.jpg")} if photos.is_dir() else set()
     tasks: dict[str, ImageTask] = {}
-    for split in dict.fromkeys(stage.split for stage in stages):
-        for image_id in _ids_of([stage for stage in stages if stage.split == split], on_disk):
-            keys = [stage.key for stage in stages if image_id in on_disk[stage.key]]
+    for split in dict.fromkeys(stage.card.split for stage in stages.values()):
+        for image_id in _ids_of([stage for stage in stages.values() if stage.card.split == split], on_disk):
+            keys = [key for key in stages if image_id in on_disk[key]]
             cam = next((key for key in keys if on_disk[key][image_id]), None)
             if image_id in present and image_id not in tasks and keys:
                 kept = tuple(key for key in keys if key == cam or not on_disk[key][image_id])
@@ -120,7 +140,7 @@ def score_image(pictures: Pictures, task: ImageTask) -> ImageScores:
         return ImageScores(task, _values(maps.values()))
     scores = {}
     for key, labels in maps.items():
-        result = score(confusion_matrix(truth, labels, pictures.places.num_classes))
+        result = score(confusion_matrix(truth, labels, pictures.num_classes))
         by_value = {value: round(float(iou), 4) for value, iou in enumerate(result.iou) if not np.isnan(iou)}
         scores[key] = StageScore(number_or_none(round(float(result.mean_iou), 4)), by_value)
     return ImageScores(task, _values([truth]), scores)
@@ -136,16 +156,16 @@ def spread(items: Sequence[ImageTask], most: int) -> list[ImageTask]:
 def choose(scored: Sequence[ImageScores], most: int) -> list[ImageScores]:
     """Return at most `most` images, worst first: a third the worst, a third the best, the rest evenly between.
 
-    Splits share the places evenly. Images are ranked by the last stage; those without a score come after the others.
+    Splits get equal shares. Images are ranked by the last stage; those without a score come after the others.
     """
     splits = dict.fromkeys(item.task.split for item in scored)
-    # The smallest first, so that places it does not need go to the others.
+    # The smallest first, so that what it does not need goes to the others.
     groups = sorted(([i for i in scored if i.task.split == split] for split in splits), key=len)
     chosen: list[ImageScores] = []
     for position, group in enumerate(groups):
-        places = (most - len(chosen)) // (len(groups) - position)
+        share = (most - len(chosen)) // (len(groups) - position)
         ranked = sorted(group, key=_rank)
-        chosen += [ranked[i] for i in _ends_and_middle(len(ranked), places)]
+        chosen += [ranked[i] for i in _ends_and_middle(len(ranked), share)]
     return sorted(chosen, key=_rank)
 
 
@@ -163,12 +183,9 @@ def _rank(item: ImageScores) -> tuple[bool, float]:
 
 
 def _ids_of(stages: Sequence[Stage], on_disk: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the ids of a split: its list's where there is one, then further ones, in order."""
-    listed = [stage.list_file for stage in stages if stage.list_file]
-    ids = dict.fromkeys(read_id_list(listed[0]) if listed else [])
-    if not listed:
-        ids.update(dict.fromkeys(sorted(set().union(*(on_disk[stage.key] for stage in stages)))))
-    return list(ids)
+    """Return the ids of a split: its list's where there is one, else those on disk in order."""
+    listed = [path for stage in stages if (path := Path(stage.card.list_file)).is_file()]
+    return read_id_list(listed[0]) if listed else sorted(set().union(*(on_disk[stage.card.key] for stage in stages)))
 
 
 def _values(maps: Iterable[LabelMap]) -> tuple[int, ...]:

@@ -1,70 +1,273 @@
-"""A run as a report sees it: its files, stages, settings, curves and times, read once."""
+"""A run as a report sees it: its stage cards, what follows from them, and its training curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.cams.store import classes_on_disk
 from utils.data.classes import BACKGROUND
-from utils.evaluation.metrics import row_shares
+from utils.errors import UserError
+from utils.evaluation.metrics import row_shares, score
+from utils.evaluation.scores import scores_to_dict
 from utils.report.figures import Curves, read_curves
-from utils.report.files import (
-    DEEPLAB_SHOWN,
-    SHOWN,
-    DataPlaces,
-    RunFiles,
-    data_places,
-    deeplab_settings,
-    find_files,
-    read_flat_yaml,
-    read_json,
-    run_settings,
-    show_value,
-)
-from utils.report.stages import Stage, read_stages
-from utils.runtime.log import format_seconds, read_stage_records
+from utils.runtime.cards import LABELS, StageCard, read_cards
+from utils.runtime.log import format_seconds
 
-PAIRS = 6
 MINUTE, HOUR = 60, 3600
-SEGMENTATION_TRAINING = "deeplab_train"
-OUTPUT_PARTS = 4  # predictions/<id>/<model>/<split>
-# In the order of the pipeline.
-PROGRAMS = ("train_l2g", "test_l2g", "evaluate_cam", "gen_gt", SEGMENTATION_TRAINING, "deeplab_test", "deeplab_crf")
+EVENTS = "events.out.tfevents.*"
+FIRST, DEEPLAB = "First stage", "DeepLab"
+# What tells a stage's settings of either kind.
+DATA_KEYS = {"data.root": FIRST, "dataset.root": DEEPLAB}
+# Key -> what it is called in the table of settings that matter.
+SHOWN = {
+    "method": "method",
+    "model.name": "network",
+    "model.backbone": "backbone",
+    "model.width": "width",
+    "model.pretrained": "initial weights",
+    "model.init_model": "initial weights",
+    "train.init_from": "started from",
+    "seed": "seed",
+    "train.epochs": "epochs",
+    "train.classify_epochs": "of which plain classification",
+    "train.batch_size": "batch size",
+    "train.optimizer": "optimiser",
+    "train.lr": "learning rate",
+    "solver.iter_max": "iterations",
+    "solver.lr": "learning rate",
+    "l2g.input_size": "global view, pixels",
+    "l2g.crop_size": "local view, pixels",
+    "l2g.patches": "local views",
+    "image.size.train": "crop, pixels",
+    "train.loss": "loss",
+    "cam.scales": "CAM scales",
+    "crf.image": "CRF image mode",
+}
+# A run is told apart by these as well, in TensorBoard.
+TOLD_APART = (*SHOWN, "train.schedule", "l2g.kd_weight", "l2g.background_target", "l2g.saliency", "pseudo.fusion")
+PAIRS = 6
 # Pairs below this share of the class's pixels are no news.
 LEAST_SHARE = 0.005
 
+Settings = Mapping[str, Any]
+ClassScores = Mapping[str, float | None]
+
 
 @dataclass(frozen=True)
-class Card:
-    """One step of the pipeline strip; `score` in [0, 1] or None."""
+class DataPaths:
+    """Folders of a data set: photos <id>.jpg, saliency maps <id>.png where there are any, ground truth <id>.png."""
 
+    image_dir: Path
+    saliency_dir: Path | None
+    label_dir: Path
+
+
+@dataclass
+class Stage:
+    """A stage card and the scores that follow from its counts.
+
+    Attributes:
+        card: as read.
+        title: of the card, told apart from the others of its run.
+        iou, precision, recall: by label name, in [0, 1], None where undefined; empty without counts.
+    """
+
+    card: StageCard
     title: str
-    score: float | None
-    headline: str
-    facts: Sequence[tuple[str, str]]
+    iou: ClassScores = field(default_factory=dict)
+    precision: ClassScores = field(default_factory=dict)
+    recall: ClassScores = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.card.confusion:
+            scores = scores_to_dict(score(self.confusion), self.card.names)
+            self.iou, self.precision, self.recall = scores["iou"], scores["precision"], scores["recall"]
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Return the (C + 1, C + 1) pixel counts, rows ground truth; (0,) without."""
+        return np.array(self.card.confusion, np.int64)
+
+    @property
+    def short(self) -> str:
+        """Return the title for captions below small pictures."""
+        return self.title.replace("Pseudo labels", "labels").replace("DeepLab + CRF, ", "CRF, ")
+
+    @property
+    def headline(self) -> str:
+        """Return what stands on the card where there is no score."""
+        return "no ground truth" if self.card.maps else duration(self.card.seconds)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Return all facts of the card, with memory and what the headline does not say, as text."""
+        card, taken = self.card, duration(self.card.seconds)
+        images = [("images", str(card.images))] if card.images else []
+        time = [("time", taken)] if card.mean_iou is not None or card.maps else []
+        return [*card.facts, *images, *time, ("peak memory", self.memory)]
+
+    @property
+    def memory(self) -> str:
+        """Return the peak memory as text."""
+        gpu = self.card.peak_gpu_memory_gib
+        return f"{self.card.peak_memory_gib:.2f}\u00a0GiB" + ("" if gpu is None else f", {gpu:.2f}\u00a0GiB on the GPU")
+
+    def images(self, num_classes: int) -> dict[str, tuple[int, ...]]:
+        """Return the images there are maps of: id -> classes (0-based) with a CAM, none for label maps."""
+        folder = Path(self.card.maps)
+        if not self.card.maps or not folder.is_dir():
+            return {}
+        if self.card.threshold is None:
+            return {path.stem: () for path in folder.glob("*.png")}
+        return classes_on_disk(folder, num_classes)
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What one program took."""
+class Run:
+    """Everything a report says of one run.
 
-    program: str
-    images: int
-    seconds: float
-    memory: str
-    output: str
+    Attributes:
+        folder: runs/<EXP>.
+        deeplab: output folder of the segmentation stage.
+        stages: in the order of the pipeline; what comes last is final.
+        settings: "First stage", "DeepLab" or a stage's title -> its flat settings ("train.lr" -> value).
+    """
+
+    folder: Path
+    deeplab: Path
+    stages: Sequence[Stage]
+    settings: Mapping[str, Settings]
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the label names, background first; empty where no stage knows any."""
+        return next((stage.card.names for stage in self.stages if stage.card.names), [])
+
+    @property
+    def drawn(self) -> list[Stage]:
+        """Return the stages that made maps."""
+        return [stage for stage in self.stages if stage.card.maps]
+
+    @property
+    def rated(self) -> list[Stage]:
+        """Return the stages with a score for each class."""
+        return [stage for stage in self.stages if stage.iou]
+
+    @property
+    def data(self) -> DataPaths | None:
+        """Return where the pictures are, from the first stage's settings, else from the segmentation stage's."""
+        first, second = (self.settings.get(heading, {}) for heading in (FIRST, DEEPLAB))
+        if first:
+            root = Path(first["data.root"])
+            return DataPaths(*(root / first[f"data.{kind}_dir"] for kind in ("image", "saliency", "label")))
+        if second:
+            root = Path(second["dataset.root"])
+            return DataPaths(root / second["dataset.image_dir"], None, root / second["dataset.truth_dir"])
+        return None
+
+    @cached_property
+    def curves(self) -> list[Curves]:
+        """Return the losses and rates in the event files of the run, those of the segmentation stage last."""
+        roots = dict.fromkeys((self.folder, self.deeplab))
+        folders = dict.fromkeys(path.parent for root in roots for path in sorted(root.rglob(EVENTS)))
+        found = [read_curves(folder, self._training(folder)) for folder in folders]
+        return sorted(found, key=lambda curves: curves.title == DEEPLAB)
+
+    def scores(self) -> dict[str, float]:
+        """Return stage key -> mean IoU in [0, 1] of the stages that have one."""
+        return {stage.card.key: stage.card.mean_iou for stage in self.stages if stage.card.mean_iou is not None}
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Return the settings by which runs are told apart, as TensorBoard takes them (text, numbers, truth values)."""
+        chosen = {
+            ("" if heading == FIRST else f"{heading.lower()}.") + key: flat[key]
+            for heading, flat in self.settings.items()
+            for key in flat
+            if key in TOLD_APART or key.startswith(f"{flat.get('method', 'method')}.")
+        }
+        return {key: value if isinstance(value, (bool, int, float)) else show_value(value) for key, value in chosen.items()}
+
+    def _training(self, folder: Path) -> str:
+        """Return whose events a folder holds."""
+        if self.deeplab in (folder, *folder.parents):
+            return DEEPLAB
+        return "Training" if folder == self.folder / "tb" else folder.relative_to(self.folder).as_posix()
 
 
-@dataclass(frozen=True)
-class ClassCell:
-    """Scores of a class at one stage, in [0, 1] or None."""
+def read_run(folder: Path, deeplab: Path | None = None, settings: Settings | None = None) -> Run:
+    """Read a run's cards.
 
-    iou: float | None
-    precision: float | None
-    recall: float | None
+    Args:
+        folder: runs/<EXP>.
+        deeplab: output folder of the segmentation stage, <folder>/deeplab where None.
+        settings: flat settings of the first stage that replace those its cards hold.
+
+    Raises:
+        UserError: for a folder that is not there or a damaged card.
+    """
+    for path in (folder, deeplab):
+        if path is not None and not path.is_dir():
+            raise UserError(f"{path} is no folder; give the folder of a run, e.g. runs/demo_l2g")
+    deeplab = deeplab or folder / "deeplab"
+    cards = read_cards(folder)
+    if deeplab.resolve().is_relative_to(folder.resolve()):
+        deeplab = folder / deeplab.resolve().relative_to(folder.resolve())
+    else:
+        cards += read_cards(deeplab)
+    by_heading = {FIRST: settings} if settings else {}
+    for card in cards:
+        if card.settings:
+            by_heading.setdefault(_heading(card), card.settings)
+    used = f"pseudo_{by_heading.get(FIRST, {}).get('pseudo.fusion', '')}"
+    # The labels the run is configured to use come after its other ones: last means final.
+    cards.sort(key=lambda card: (card.order, card.order == LABELS and card.key.startswith(used)))
+    return Run(folder, deeplab, _stages(cards), by_heading)
+
+
+def _heading(card: StageCard) -> str:
+    return next((heading for key, heading in DATA_KEYS.items() if key in card.settings), card.title)
+
+
+def _stages(cards: Sequence[StageCard]) -> list[Stage]:
+    """Return the stages; titles that several have carry their sets of images, and then a number."""
+    titles = [card.title for card in cards]
+    splits = {title: {card.split for card in cards if card.title == title} for title in titles}
+    titles = [f"{card.title}, {card.split}" if len(splits[card.title]) > 1 and card.split else card.title for card in cards]
+    numbers = [titles[: index + 1].count(title) for index, title in enumerate(titles)]
+    return [
+        Stage(card, title if number == 1 else f"{title} ({number})")
+        for card, title, number in zip(cards, titles, numbers, strict=True)
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: "4.2 s", "6:51 min" or "2:03:04 h"."""
+    if seconds < MINUTE:
+        return f"{seconds:.1f}\u00a0s"
+    return f"{format_seconds(seconds).lstrip('0')}\u00a0{'min' if seconds < HOUR else 'h'}"
+
+
+def show_value(value: Any) -> str:
+    """Return a setting as text for people."""
+    if value in ("", None, []):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(show_value(item) for item in value)
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -85,57 +288,6 @@ class Confused:
     invented: list[Pair] = field(default_factory=list)
 
 
-def read_timings(files: RunFiles) -> list[Timing]:
-    """Return what the programs of a run took: trainings from their summary.json, the others from stages.json."""
-    timings = []
-    for path in files.summaries:
-        summary = read_json(path)
-        if "seconds" in summary:
-            memory = _memory(summary.get("peak_memory_gib"), None, str(summary.get("device", "")))
-            name = SEGMENTATION_TRAINING if files.deeplab in path.parents else "train_l2g"
-            timings.append(Timing(name, int(summary.get("images", 0)), float(summary["seconds"]), memory, str(path.parent)))
-    known = {timing.program for timing in timings}
-    for path in files.records:
-        for entry in read_stage_records(path):
-            if entry.get("program") in known:
-                continue
-            memory = _memory(entry.get("peak_memory_gib"), entry.get("peak_gpu_memory_gib"), "")
-            parts = entry["program"], int(entry.get("images") or 0), float(entry["seconds"]), memory, entry.get("output", "")
-            timings.append(Timing(*parts))
-    inferred = [t for t in timings if t.program == "test_l2g"]
-    for result in files.cam_results:  # runs of earlier versions
-        infer = result.with_name("infer.json")
-        if not inferred and infer.exists() and (content := read_json(infer)).get("done"):
-            timings.append(Timing("test_l2g", content["done"], content["seconds"], "–", str(result.with_name("attention"))))
-    return sorted(timings, key=_position)
-
-
-def training_card(files: RunFiles, settings: Mapping[str, Any], timings: Sequence[Timing]) -> Card | None:
-    """Return the card of the first stage's training; None for a run without one."""
-    summaries = [path for path in files.summaries if files.deeplab not in path.parents]
-    if not summaries and not (files.folder / "log.txt").exists():
-        return None
-    summary = read_json(summaries[0]) if summaries else {}
-    epochs, plain = settings.get("train.epochs"), settings.get("train.classify_epochs", 0)
-    kind = "plain CAM classifier" if epochs == plain else "local to global"
-    facts = [("network", str(settings.get("model.backbone", "?"))), ("epochs", f"{epochs} ({plain} plain)")]
-    if summary:
-        facts += [("images", f"{summary.get('images', '?')}"), ("device", str(summary.get("device", "?")))]
-    return Card("Training", None, kind if summary else f"{kind}, unfinished", [*facts, *_took(timings, ("train_l2g",), None)])
-
-
-def stage_card(stage: Stage, timings: Sequence[Timing]) -> Card:
-    """Return the card of a stage that makes label maps."""
-    headline = "" if stage.mean_iou is not None else "no ground truth"
-    return Card(stage.title, stage.mean_iou, headline, [*stage.facts, *_took(timings, stage.programs, stage.output)])
-
-
-def class_rows(stages: Sequence[Stage], names: Sequence[str]) -> list[tuple[str, list[ClassCell]]]:
-    """Return (label name, a cell per stage) for every label that has a score at any stage, background first."""
-    known = [name for name in names if any(stage.iou.get(name) is not None for stage in stages)]
-    return [(name, [ClassCell(s.iou.get(name), s.precision.get(name), s.recall.get(name)) for s in stages]) for name in known]
-
-
 def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confused:
     """Name the largest entries off the diagonal of a confusion matrix (rows: ground truth), as shares of their row."""
     shares = np.nan_to_num(row_shares(confusion))
@@ -150,132 +302,3 @@ def confused_pairs(names: Sequence[str], confusion: NDArray[np.int64]) -> Confus
         if len(group) < PAIRS and (share >= LEAST_SHARE or row == BACKGROUND):
             group.append(Pair(names[int(row)], names[int(column)], share))
     return found
-
-
-def _took(timings: Sequence[Timing], programs: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Return time and memory of the programs that wrote `output` (None: any), and of the training they needed."""
-    mine = [
-        t
-        for t in timings
-        if t.program in programs and (output is None or t.program == SEGMENTATION_TRAINING or _same(t.output, output))
-    ]
-    if not mine:
-        return []
-    return [("time", duration(sum(t.seconds for t in mine))), ("peak memory", mine[-1].memory)]
-
-
-def _same(one: str, other: str) -> bool:
-    """Tell whether two paths mean one output, also of a run that was moved or is named by its absolute path."""
-    return Path(one).parts[-OUTPUT_PARTS:] == Path(other).parts[-OUTPUT_PARTS:]
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: "4.2 s", "6:51 min" or "2:03:04 h"."""
-    if seconds < MINUTE:
-        return f"{seconds:.1f}\u00a0s"
-    return f"{format_seconds(seconds).lstrip('0')}\u00a0{'min' if seconds < HOUR else 'h'}"
-
-
-def _position(timing: Timing) -> int:
-    return PROGRAMS.index(timing.program) if timing.program in PROGRAMS else len(PROGRAMS)
-
-
-def _memory(resident: float | None, gpu: float | None, device: str) -> str:
-    if resident is None:
-        return "–"
-    if device.startswith("cuda"):
-        return f"{resident:.2f}\u00a0GiB on the GPU"
-    return f"{resident:.2f}\u00a0GiB" + (f", {gpu:.2f}\u00a0GiB on the GPU" if gpu is not None else "")
-
-
-DEEPLAB = "DeepLab"
-HYPER_PARAMETERS = (*SHOWN, "train.schedule", "l2g.kd_weight", "l2g.background_target", "l2g.saliency", "pseudo.fusion")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything a report says of one run; `settings` and `deeplab` are flat ("train.lr" -> value), empty without."""
-
-    name: str
-    files: RunFiles
-    stages: Sequence[Stage]
-    settings: Mapping[str, Any]
-    deeplab: Mapping[str, Any]
-    places: DataPlaces | None
-    curves: Sequence[Curves]
-    timings: Sequence[Timing]
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Return the label names, background first; of the stages where the data set is not known."""
-        if self.places is not None:
-            return self.places.names
-        return next((stage.names or list(stage.iou) for stage in self.stages if stage.iou), [])
-
-    def scores(self) -> dict[str, float]:
-        """Return stage key -> mean IoU in [0, 1] of the stages that have one."""
-        return {stage.key: stage.mean_iou for stage in self.stages if stage.mean_iou is not None}
-
-    def hyper_parameters(self) -> dict[str, Any]:
-        """Return the settings by which runs are told apart, as TensorBoard takes them (text, numbers, truth values)."""
-        chosen = {key: self.settings[key] for key in HYPER_PARAMETERS if key in self.settings}
-        chosen |= {f"deeplab.{key}": self.deeplab[key] for key in DEEPLAB_SHOWN if key in self.deeplab}
-        return {key: value if isinstance(value, (bool, int, float)) else show_value(value) for key, value in chosen.items()}
-
-
-def read_run(folder: Path, deeplab: Path | None = None, settings: Mapping[str, Any] | None = None) -> Run:
-    """Read a run's folder.
-
-    Args:
-        folder: runs/<EXP>.
-        deeplab: output folder of the segmentation stage, <folder>/deeplab where None.
-        settings: flat settings of the first stage that replace those the run's own files hold.
-
-    Raises:
-        UserError: for a folder that is not there or a damaged result file.
-    """
-    files = find_files(folder, deeplab)
-    _add_labels_elsewhere(files)
-    first, second = dict(settings or run_settings(files)), deeplab_settings(files)
-    return Run(
-        name=folder.resolve().name,
-        files=files,
-        stages=_ordered(read_stages(files), first),
-        settings=first,
-        deeplab=second,
-        places=data_places(first, second),
-        curves=sorted((_curves(files, path) for path in files.event_folders), key=lambda curves: curves.title == DEEPLAB),
-        timings=read_timings(files),
-    )
-
-
-def _add_labels_elsewhere(files: RunFiles) -> None:
-    """Add the pseudo labels this run wrote outside of its folder (the published place is the data set's)."""
-    own = run_settings(files)
-    path = Path(str(own.get("pseudo.out_dir", ""))) / "pseudo_labels.json"
-    known = {found.resolve() for found in files.label_results}
-    if not own.get("pseudo.out_dir") or not path.exists() or path.resolve() in known:
-        return
-    if Path(str(read_flat_yaml(path.with_suffix(".yaml")).get("run_dir", ""))).resolve() == files.folder.resolve():
-        files.label_results.append(path)
-
-
-def _ordered(stages: Sequence[Stage], settings: Mapping[str, Any]) -> list[Stage]:
-    """Return the stages with the pseudo labels the run is configured to use after its other ones: last means final."""
-    used = f"pseudo_{settings.get('pseudo.fusion', '')}"
-    places = {"cam": 0, "pseudo": 1, "deeplab": 3}
-    splits = list(dict.fromkeys(stage.split for stage in stages if not stage.key.startswith("deeplab")))
-
-    def position(stage: Stage) -> tuple[bool, int, int]:
-        deeplab = stage.key.startswith("deeplab")
-        return (
-            deeplab,
-            0 if deeplab else splits.index(stage.split),
-            places[stage.key.partition("_")[0]] + stage.key.startswith(used),
-        )
-
-    return sorted(stages, key=position)
-
-
-def _curves(files: RunFiles, folder: Path) -> Curves:
-    return read_curves(folder, DEEPLAB if files.deeplab in (folder, *folder.parents) else "Training")

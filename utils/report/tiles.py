@@ -12,15 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils.cams.store import cam_path
 from utils.data.classes import BACKGROUND, IGNORE, label_value
 from utils.data.images import read_cam, read_image, read_saliency
 from utils.drawing.overlays import Picture, cam_overlay, contact_sheet, heat_map, label_overlay
+from utils.evaluation.plots import draw_class_iou
 from utils.files import atomic_path
-from utils.report.figures import LINES
-from utils.report.images import ImageTask, LabelMap, Pictures, find_images, score_images, spread
-from utils.report.run import Run
-from utils.report.stages import Stage
+from utils.report.images import ImageTask, LabelMap, Pictures, find_images, pictures_of, score_images, spread
+from utils.report.run import Run, Stage
 from utils.runtime.parallel import map_progress
 
 # Pixels of the longer side, and JPEG quality: sharp enough enlarged, some 15 kB each.
@@ -69,7 +67,6 @@ class TileWriter:
         page: folder of the page.
         name: folder of the tiles below it.
         kinds: kinds to write; empty is all.
-        every_error: an error map of each stage, not of the last alone.
     """
 
     pictures: Pictures
@@ -77,7 +74,6 @@ class TileWriter:
     page: Path
     name: str
     kinds: tuple[str, ...] = ()
-    every_error: bool = False
 
     def tiles(self, task: ImageTask) -> list[Tile]:
         """Write what is missing of one image's tiles and return all of them, in the order of the pipeline.
@@ -106,48 +102,40 @@ class TileWriter:
 
     def _plans(self, task: ImageTask) -> Iterator[_Plan]:
         pictures, name = self.pictures, task.image_id
-        photo, truth = pictures.image_path(name), pictures.places.label_dir / f"{name}.png"
+        photo, truth = pictures.image_path(name), pictures.data.label_dir / f"{name}.png"
         image = functools.partial(_photo, photo)
         yield _Plan("image", "image", (photo,), image)
-        saliency = pictures.places.saliency_dir / f"{name}.png" if pictures.places.saliency_dir else None
+        saliency = pictures.data.saliency_dir / f"{name}.png" if pictures.data.saliency_dir else None
         if saliency is not None and saliency.exists():
             yield _Plan("saliency", "saliency", (saliency,), functools.partial(_saliency, saliency))
         yield from self._cam_plans(task, photo)
-        sources = {key: self._map_files(key, task) for key in task.stages}
+        sources = {key: pictures.map_files(key, task) for key in task.stages}
         for key in task.stages:
             draw = functools.partial(self._labels, image, functools.partial(pictures.label_map, key, task))
             yield _Plan("labels", self.titles[key], (photo, *sources[key]), draw, key, self._rule(key))
         if truth.exists():
             draw = functools.partial(self._labels, image, functools.partial(self._truth, name))
             yield _Plan("truth", "ground truth", (photo, truth), draw)
-            for key in task.stages if self.every_error else task.stages[-1:]:
+            for key in task.stages[-1:]:
                 draw = functools.partial(self._errors, image, task, key)
                 caption = f"errors of {self.titles[key]}"
                 yield _Plan("error", caption, (photo, truth, *sources[key]), draw, key, self._rule(key))
 
     def _cam_plans(self, task: ImageTask, photo: Path) -> Iterator[_Plan]:
-        key = next((k for k in task.stages if self.pictures.maps[k].threshold is not None), None)
+        key = next((k for k in task.stages if self.pictures.stages[k].card.threshold is not None), None)
         if key is None:
             return
-        maps = self.pictures.maps[key]
-        for k in task.classes:
-            path = cam_path(maps.folder, task.image_id, k)
-            caption = f"CAM of {self.pictures.places.names[label_value(k)]}"
-            draw = functools.partial(_cam, photo, path, maps.threshold)
+        for k, path in zip(task.classes, self.pictures.map_files(key, task), strict=True):
+            caption = f"CAM of {self.pictures.names[label_value(k)]}"
+            draw = functools.partial(_cam, photo, path, self.pictures.stages[key].card.threshold)
             yield _Plan("cam", caption, (photo, path), draw, f"{key}-{k}", self._rule(key))
 
-    def _map_files(self, key: str, task: ImageTask) -> tuple[Path, ...]:
-        maps = self.pictures.maps[key]
-        if maps.threshold is None:
-            return (maps.folder / f"{task.image_id}.png",)
-        return tuple(cam_path(maps.folder, task.image_id, k) for k in task.classes)
-
     def _rule(self, key: str) -> str:
-        return repr(self.pictures.maps[key].threshold)
+        return repr(self.pictures.stages[key].card.threshold)
 
     def _labels(self, image: Callable[[], Picture], labels: Callable[[], LabelMap]) -> Picture:
         picture = image()
-        return label_overlay(picture, _at_size_of(picture, labels()), self.pictures.places.names[1:], legend=False)
+        return label_overlay(picture, _at_size_of(picture, labels()), self.pictures.names[1:], legend=False)
 
     def _errors(self, image: Callable[[], Picture], task: ImageTask, key: str) -> Picture:
         picture, labels = image(), self.pictures.label_map(key, task)
@@ -234,9 +222,8 @@ COLOURS = 128
 def write_pictures(run: Run, folder: Path) -> list[Path]:
     """Write `scores.png` and `images.png` of a run into a folder; a picture nothing is known for is left out."""
     written = []
-    stages = [stage for stage in run.stages if stage.iou]
-    if stages:
-        written.append(_save(folder / "scores.png", _bars(stages, run.names)))
+    if run.rated:
+        written.append(_save(folder / "scores.png", _bars(run.rated, run.names)))
     sheet = _sheet(run)
     if sheet is not None:
         written.append(_save(folder / "images.png", sheet))
@@ -247,19 +234,13 @@ def _bars(stages: Sequence[Stage], names: Sequence[str]) -> Picture:
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    labels = ["mean", *names]
-    width = 0.82 / len(stages)
-    for index, stage in enumerate(stages):
-        values = [stage.mean_iou, *(stage.iou.get(name) for name in names)]
-        heights = [100 * (value or 0) for value in values]
-        places = np.arange(len(labels)) + (index - (len(stages) - 1) / 2) * width
-        title = f"{stage.title}: {heights[0]:.1f} % mIoU"
-        axes.bar(places, heights, width * 0.92, color=LINES[index % len(LINES)], label=title)
-    axes.set_xticks(np.arange(len(labels)), labels, rotation=0 if len(labels) < 10 else 90, fontsize=9)
-    axes.set(ylabel="IoU, %", xlim=(-0.6, len(labels) - 0.4))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
+    series = {
+        f"{stage.title}: {100 * (stage.card.mean_iou or 0):.1f} % mIoU": [
+            stage.card.mean_iou, *(stage.iou.get(name) for name in names)
+        ]
+        for stage in stages
+    }  # fmt: skip
+    draw_class_iou(axes, ["mean", *names], series)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=min(3, len(stages)), frameon=False, fontsize=8.5)
     figure.tight_layout(rect=(0, 0, 1, 0.99 - 0.075 * -(-len(stages) // 3)))
     canvas.draw()
@@ -268,11 +249,10 @@ def _bars(stages: Sequence[Stage], names: Sequence[str]) -> Picture:
 
 def _sheet(run: Run) -> Picture | None:
     """Return a sheet of a few typical images of each split, the best first."""
-    if run.places is None or not run.stages:
+    if (pictures := pictures_of(run)) is None:
         return None
-    pictures = Pictures(run.places, {stage.key: stage.maps for stage in run.stages})
-    tasks = find_images(pictures, run.stages)
-    writer = TileWriter(pictures, {stage.key: stage.short for stage in run.stages}, Path(), "")
+    tasks = find_images(pictures)
+    writer = TileWriter(pictures, {key: stage.short for key, stage in pictures.stages.items()}, Path(), "")
     splits = list(dict.fromkeys(task.split for task in tasks))
     rows = [
         [("errors" if caption.startswith("errors of ") else caption, picture) for caption, picture in writer.drawings(task)]
@@ -289,8 +269,8 @@ def _typical(pictures: Pictures, tasks: Sequence[ImageTask], count: int) -> list
     few = [task for task in tasks if len(task.classes) <= MOST_CLASSES] or list(tasks)
     scored = score_images(pictures, spread(few, SAMPLE), workers=1)
     ranked = sorted(scored, key=lambda item: item.last_mean() or 0.0, reverse=True)
-    places = np.linspace(0, 3 * (len(ranked) - 1) // 4, min(count, len(ranked))).astype(int)
-    return [ranked[int(place)].task for place in places]
+    chosen = np.linspace(0, 3 * (len(ranked) - 1) // 4, min(count, len(ranked))).astype(int)
+    return [ranked[int(index)].task for index in chosen]
 
 
 def _save(path: Path, picture: Picture) -> Path:

@@ -2,10 +2,14 @@
 
 A program that finishes writes one card into its run's folder. Nothing is rediscovered from file names: a stage that writes a
 card appears in the report and in every comparison, whatever method or program it belongs to.
+
+Paths of a card inside the run's folder are written relative to it, so that a run can be moved; the others are absolute.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,9 +18,11 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import write_text_atomic
-from utils.runtime.device import peak_gpu, peak_resident
 
 FOLDER = "cards"
+PATHS = ("output", "list_file", "maps")
+# Cards that agree in these are about the same files.
+SAME_FILES = ("program", "output", "maps", "split")
 # Positions in the pipeline; a stage of one's own may stand between two of them.
 TRAINING, CAMS, REFINED, SCORED, LABELS, SEGMENTATION_TRAINING, SEGMENTATION_TEST, SEGMENTATION_REFINED = range(10, 90, 10)
 
@@ -29,7 +35,7 @@ class StageCard:
         key: unique in a run and the same in all runs, e.g. "training", "cam_train", "pseudo_saliency_train": runs are compared
             by it. It is also the card's file name.
         title: for people.
-        program: module that was run, e.g. "scripts.gen_gt".
+        program: what was run after `python -m`, e.g. "scripts.gen_gt" or "deeplab test".
         order: position in the pipeline, see above.
         output: folder or file it wrote.
         images: how many images it worked on in `seconds`; 0 where there are none.
@@ -41,7 +47,7 @@ class StageCard:
         maps: folder of label maps <id>.png, or with `threshold` of CAMs <id>_<class>.png; empty: nothing to show.
         threshold: background score in [0, 1] at which CAMs become labels; None: `maps` holds label maps.
         mean_iou: in [0, 1]; None without ground truth.
-        names: label names, background first.
+        names: C + 1 label names, background first; empty for a stage that knows no classes.
         confusion: (C + 1, C + 1) pixel counts, rows ground truth; empty without.
         curve: mean IoU at background thresholds k / (n - 1); empty without.
         peak_memory_gib: of the process or its largest worker; peak_gpu_memory_gib: allocated on the GPU, None without one.
@@ -70,9 +76,22 @@ class StageCard:
     finished: str = ""
 
 
-def write_card(run_dir: str | Path, card: StageCard) -> Path:
-    """Write `<run_dir>/cards/<key>.json`, with this process's peak memory and the time of day; returns its path."""
-    gpu = peak_gpu()
+def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path:
+    """Write a card with this process's peak memory and the time of day.
+
+    It replaces an earlier one of the same key, and those of the same program whose maps it has written over.
+
+    Args:
+        run_dir: the run's folder.
+        card: its paths start at the working directory.
+        group: folder for stages of the same key that one `run_dir` holds, e.g. experiments of the segmentation stage.
+
+    Returns:
+        `<run_dir>/cards/[<group>/]<key>.json`.
+    """
+    from utils.runtime.device import peak_gpu, peak_resident  # here: torch takes seconds to load, and readers need none
+
+    gpu, root = peak_gpu(), Path(run_dir)
     complete = dataclasses.replace(
         card,
         seconds=round(card.seconds, 1),
@@ -80,26 +99,91 @@ def write_card(run_dir: str | Path, card: StageCard) -> Path:
         peak_gpu_memory_gib=None if gpu is None else round(gpu, 3),
         finished=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
-    path = Path(run_dir) / FOLDER / f"{card.key}.json"
-    write_text_atomic(path, json.dumps(dataclasses.asdict(complete), indent=1, allow_nan=False) + "\n")
+    for name in PATHS:
+        setattr(complete, name, _seen_from(root, getattr(card, name)))
+    path = root / FOLDER / group / f"{card.key}.json"
+    write_text_atomic(path, json.dumps(dataclasses.asdict(complete), allow_nan=False) + "\n")
+    if card.maps:
+        _remove_outdated(path)
     return path
 
 
 def read_cards(folder: Path) -> list[StageCard]:
     """Return the cards of a run's folder and of the folders in it (a segmentation stage), in the pipeline's order.
 
+    Paths are as seen from the working directory. A key that several cards have is numbered from the second on.
+
     Raises:
         UserError: for a card that cannot be read.
     """
-    cards = [_read(path) for path in sorted(folder.rglob(f"{FOLDER}/*.json"))]
-    return sorted(cards, key=lambda card: card.order)
+    cards = sorted((_read(path) for path in sorted(folder.rglob(f"{FOLDER}/**/*.json"))), key=lambda card: card.order)
+    keys = [card.key for card in cards]
+    for index, card in enumerate(cards):
+        if before := keys[:index].count(card.key):
+            card.key = f"{card.key}_{before + 1}"
+    return cards
+
+
+def _remove_outdated(path: Path) -> None:
+    """Remove the cards beside one whose maps its program has written over, under another key."""
+    new = _read(path)
+    for other in path.parent.glob("*.json"):
+        with contextlib.suppress(UserError):
+            old = _read(other)
+            if old.key != new.key and all(getattr(old, name) == getattr(new, name) for name in SAME_FILES):
+                other.unlink(missing_ok=True)
+
+
+def _seen_from(root: Path, path: str) -> str:
+    """Return a path relative to `root` where it is inside of it, else absolute; an empty one stays empty."""
+    inside = os.path.relpath(path, root) if path else ""
+    return inside if not inside.startswith(os.pardir) else str(Path(path).absolute())
 
 
 def _read(path: Path) -> StageCard:
+    root = next(parent for parent in path.parents if parent.name == FOLDER).parent
     try:
-        return StageCard(**json.loads(path.read_text(encoding="utf-8")))
+        card = StageCard(**json.loads(path.read_text(encoding="utf-8")))
+        _check(card)
+        for name in PATHS:
+            setattr(card, name, str(root / getattr(card, name)) if getattr(card, name) else "")
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no stage card ({error}); delete it and run its program again") from error
+    return card
+
+
+def _check(card: StageCard) -> None:
+    """Refuse what the report could not draw."""
+    if card.mean_iou is not None and not 0 <= card.mean_iou <= 1:
+        raise ValueError(f"mean_iou is {card.mean_iou}, expected in [0, 1]")
+    numbers = (card.order, card.images, card.seconds, card.peak_memory_gib)
+    if not isinstance(card.settings, dict) or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("settings, order, images, seconds or memory are of the wrong type")
+    if any(len(fact) != len(("name", "value")) for fact in card.facts):
+        raise ValueError("facts are no pairs of name and value")
+    sizes = {len(card.confusion), *(len(row) for row in card.confusion)}
+    if card.confusion and sizes != {len(card.names)}:
+        raise ValueError(f"confusion has no row and column for each of {len(card.names)} names")
+
+
+def own_name(key: str, title: str, run_dir: str | Path, outputs: Sequence[str | Path], usual: Sequence[str]) -> tuple[str, str]:
+    """Return key and title of a card, with the folders that tell an unusual output apart from the usual one.
+
+    So the scores of CAMs in <run_dir>/epoch_8/ms/attention are "cam_train_epoch_8", in every run, and replace no others.
+
+    Args:
+        key: of the usual output.
+        title: of the usual output.
+        run_dir: the run's folder.
+        outputs: what the stage wrote and, where that says nothing, what it was made from.
+        usual: names of folders and files (without .json) that say nothing.
+    """
+    for output in outputs:
+        relative = Path(os.path.relpath(str(output).removesuffix(".json"), run_dir))
+        parts = relative.parts if os.pardir not in relative.parts else (relative.name,)
+        if told := [part for part in parts if part not in usual]:
+            return "_".join([key, *told]), f"{title} ({'/'.join(told)})"
+    return key, title
 
 
 def set_name(list_file: str | Path) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from utils.data.classes import BACKGROUND, label_value, palette
 from utils.drawing.overlays import heat_map
-from utils.files import atomic_path, write_text_atomic
+from utils.files import write_text_atomic
 from utils.runtime.device import GIBIBYTE, peak_memory
 from utils.runtime.processes import Dist
 
@@ -162,10 +162,9 @@ def _strip(pictures: Tensor) -> Tensor:
 
 
 SUFFIX = ".hparams"
-SCORE_PREFIX = "score/"
 
 
-def log_hparams(folder: Path, settings: Mapping[str, Any], scores: Mapping[str, float]) -> Path:
+def log_hparams(folder: Path, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
     """Write an event file with hyper-parameters and final scores; the one of an earlier call is replaced.
 
     Args:
@@ -173,25 +172,13 @@ def log_hparams(folder: Path, settings: Mapping[str, Any], scores: Mapping[str, 
         settings: name -> text, number or truth value.
         scores: name -> value in [0, 1], written as the scalars score/<name>.
     """
-    from tensorboard.compat.proto.event_pb2 import Event  # slow to import
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb, hparams_pb
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    metrics = [Metric(SCORE_PREFIX + name, display_name=name) for name in scores]
-    summaries = [
-        hparams_config_pb([HParam(name) for name in settings], metrics),
-        hparams_pb(dict(settings)),
-        *(Summary(value=[Summary.Value(tag=SCORE_PREFIX + name, simple_value=value)]) for name, value in scores.items()),
-    ]
-    now = time.time()
-    events = [Event(wall_time=now, file_version="brain.Event:2"), *(Event(wall_time=now, summary=s) for s in summaries)]
-    path = folder / f"events.out.tfevents.{int(now):010d}.scores{SUFFIX}"
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            writer.write(event.SerializeToString())
-    for earlier in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-        if earlier != path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name, SummaryWriter(name) as writer:
+        before = set(Path(name).iterdir())
+        # The library writes a truth value as a number.
+        told = {key: str(value).lower() if isinstance(value, bool) else value for key, value in settings.items()}
+        writer.add_hparams(told, {f"score/{key}": value for key, value in scores.items()}, run_name=".")
+        (written,) = set(Path(name).iterdir()) - before  # add_hparams opens a writer, and so a file, of its own
+        for earlier in folder.glob(f"*{SUFFIX}"):
             earlier.unlink(missing_ok=True)
-    return path
+        written.replace(folder / f"{written.name}{SUFFIX}")

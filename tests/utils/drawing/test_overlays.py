@@ -5,13 +5,11 @@ import pytest
 import torch
 
 from utils.drawing.overlays import (
-    PipelineSample,
     cam_overlay,
     contact_sheet,
     denormalise,
     heat_map,
     label_overlay,
-    pipeline_sheet,
 )
 
 NAMES = ["aeroplane", "bicycle", "a very long class name that does not fit"]
@@ -70,11 +68,3 @@ def test_contact_sheet_takes_rows_of_different_length_and_shape() -> None:
     assert sheet.shape[2] == 3
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([[]])
-
-
-def test_pipeline_sheet_shows_what_there_is() -> None:
-    cam = np.random.default_rng(0).random((60, 80), np.float32)
-    full = PipelineSample("one", IMAGE, (cam * 255).astype(np.uint8), {0: cam, 2: cam}, _labels(), _labels())
-    sheet = pipeline_sheet([full, PipelineSample("two", IMAGE)], NAMES, outline=0.25)
-    assert sheet.shape[1] > 5 * IMAGE.shape[1]
-    assert pipeline_sheet([PipelineSample("two", IMAGE)], NAMES).shape[2] == 3

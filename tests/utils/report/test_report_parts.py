@@ -1,16 +1,12 @@
 """Parts of the report: choice of images, error maps, confused pairs, thinned curves, figures, settings."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 
 from utils.report.figures import MOST_POINTS, VARIABLES, confusion_figure, curves_figure, thin
-from utils.report.files import flatten, show_value
 from utils.report.images import ImageScores, ImageTask, StageScore, choose
-from utils.report.pages import setting_differences
-from utils.report.run import Timing, confused_pairs, duration, stage_card
-from utils.report.stages import LabelMaps, Stage, split_name
+from utils.report.run import confused_pairs, duration, show_value
 from utils.report.tiles import CONFUSED, INVENTED, MISSED, RIGHT_DIMMED, UNKNOWN_GREY, error_map
 
 
@@ -58,18 +54,6 @@ def test_confused_pairs_are_shares_of_the_true_class() -> None:
     assert {p.predicted for p in found.invented} == {"cat", "dog"}
 
 
-def test_card_of_a_segmentation_stage_has_the_times_of_its_own_images() -> None:
-    folder = "deeplab/predictions/exp/net"
-    timings = [
-        Timing("deeplab_train", 9, 60.0, "1 GiB", "runs/a/deeplab/models/exp/net/train"),
-        Timing("deeplab_test", 8, 20.0, "2 GiB", f"runs/a/{folder}/train"),
-        Timing("deeplab_test", 2, 5.0, "3 GiB", f"runs/a/{folder}/val"),
-    ]
-    programs = ("deeplab_train", "deeplab_test")
-    stage = Stage("deeplab_test_val", "DeepLab", f"/moved/a/{folder}/val", programs, LabelMaps(Path()), 0.5)
-    assert dict(stage_card(stage, timings).facts) == {"time": duration(65), "peak memory": "3 GiB"}
-
-
 def test_long_curves_are_averaged() -> None:
     steps = np.arange(10_000.0)
     thinned, values = thin(steps, steps % 2)
@@ -96,9 +80,5 @@ def test_figures_take_the_colours_of_the_page() -> None:
 
 
 def test_text_of_settings_and_times() -> None:
-    assert flatten({"A": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "d": [1]}
     assert [show_value(v) for v in ("", None, True, 0.5, [1, 2.0], "x")] == ["none", "none", "yes", "0.5", "1, 2", "x"]
     assert [duration(s).replace("\u00a0", " ") for s in (4.25, 411.1, 7384)] == ["4.2 s", "6:51 min", "2:03:04 h"]
-    assert [split_name(n) for n in ("train_aug", "val", "train_cls", "mine")] == ["train", "val", "train", "mine"]
-    one, other = {"seed": 0, "name": "a", "x": 1}, {"seed": 1, "name": "b"}
-    assert setting_differences(one, other) == [("seed", "0", "1"), ("x", "1", "not set")]

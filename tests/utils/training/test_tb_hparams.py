@@ -23,7 +23,7 @@ def test_hyper_parameters_and_scores_are_one_run(tmp_path: Path) -> None:
         found = metadata.parse_session_start_info_plugin_data(content).hparams
         assert found["model.backbone"].string_value == name
         assert found["train.lr"].number_value == 0.01
-        assert found["flip"].bool_value is True
+        assert found["flip"].string_value == "true"
         plan = events.SummaryMetadata(f"{name}/tb", metadata.EXPERIMENT_TAG).plugin_data.content
         metrics = metadata.parse_experiment_plugin_data(plan).metric_infos
         assert [m.name.tag for m in metrics] == ["score/cam"]

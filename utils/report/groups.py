@@ -1,0 +1,148 @@
+"""Runs put side by side: those of one setting, which differ in their seeds, form a group, one row of a table."""
+
+import os
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.report.run import FIRST, MINUTE, Run, Settings, Stage, show_value
+from utils.runtime.cards import SEGMENTATION_TRAINING, TRAINING, StageCard
+
+# These differ between runs without saying anything about how they were trained.
+NAMES = ("name", "run_dir", "exp.id", "exp.output_dir", "train.resume", "eval.")
+# Runs that differ in these alone are of one setting.
+ALIKE = ("seed", "device", "threads")
+# Key -> word for the folder it names, in other settings that lie inside of it.
+FOLDERS = {"run_dir": "<run>", "exp.output_dir": "<run>", "data.root": "<data>", "dataset.root": "<data>"}
+NOT_SET = "not set"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that one row shows: their mean and standard deviation."""
+
+    label: str
+    runs: Sequence[Run]
+
+    def stages(self, key: str) -> list[Stage]:
+        """Return the runs' stages of a key."""
+        return [stage for run in self.runs for stage in run.stages if stage.card.key == key]
+
+    def scores(self, key: str) -> list[float]:
+        """Return the runs' mean IoU, in [0, 1], at a stage."""
+        return [stage.card.mean_iou for stage in self.stages(key) if stage.card.mean_iou is not None]
+
+    def seconds(self, key: str) -> list[float]:
+        """Return what a stage took in the runs."""
+        return [stage.card.seconds for stage in self.stages(key)]
+
+    def class_iou(self, key: str, name: str) -> float | None:
+        """Return the runs' mean IoU of a class at a stage; None where it is undefined."""
+        known = [value for stage in self.stages(key) if (value := stage.iou.get(name)) is not None]
+        return statistics.mean(known) if known else None
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs together whose trainings have equal settings but for seed, name and paths of the run itself.
+
+    Trainings that only some of the runs have (a segmentation stage) keep nothing apart.
+    """
+    found: list[tuple[dict[str, Any], list[Run]]] = []
+    for run in runs:
+        mine = _trainings(run)
+        for known, members in found:
+            shared = known.keys() & mine.keys()
+            if shared and all(known[key] == mine[key] for key in shared):
+                known.update(mine)
+                members.append(run)
+                break
+        else:
+            found.append((mine, [run]))
+    return [Group(_label(members), members) for _, members in found]
+
+
+def all_stages(groups: Sequence[Group]) -> dict[str, StageCard]:
+    """Return key -> a card of it, of the stages any run has, in the order of the pipeline."""
+    cards = [stage.card for group in groups for run in group.runs for stage in run.stages]
+    found: dict[str, StageCard] = {}
+    for card in sorted(cards, key=lambda card: (card.order, card.key)):
+        if card.key not in found or found[card.key].mean_iou is None:
+            found[card.key] = card
+    return found
+
+
+def table(groups: Sequence[Group]) -> str:
+    """Return a Markdown table: one row a group, mIoU in percent and training times in minutes."""
+    cards = all_stages(groups).values()
+    scored = {c.key: f"{c.title} mIoU" + (f" ({c.split})" if c.split else "") for c in cards if c.mean_iou is not None}
+    trained = {c.key: f"{c.title.lower()}, minutes" for c in cards if c.order == TRAINING}
+    lines = ["| | " + " | ".join([*scored.values(), *trained.values()]) + " |"]
+    lines.append("| --- |" + " --- |" * (len(scored) + len(trained)))
+    for group in groups:
+        cells = [mean_and_deviation([100 * value for value in group.scores(key)]) for key in scored]
+        cells += [mean_and_deviation([value / MINUTE for value in group.seconds(key)]) for key in trained]
+        lines.append(f"| {group.label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return "60.0 ± 10.0" (standard deviation of a sample), "60.0" of one value, or a dash of none."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else "–"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def setting_differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Return (key, each group's value) of the settings that differ between groups, but for names and paths of the runs."""
+    rows = []
+    for heading in dict.fromkeys(heading for group in groups for run in group.runs for heading in run.settings):
+        flat = [[comparable(run, run.settings[heading]) for run in group.runs if heading in run.settings] for group in groups]
+        for key in dict.fromkeys(key for runs in flat for settings in runs for key in settings):
+            values = [", ".join(dict.fromkeys(s.get(key, NOT_SET) for s in runs)) for runs in flat if runs]
+            if len(set(values)) > 1:
+                name = key if heading == FIRST else f"{heading}: {key}"
+                rows.append((name, [values.pop(0) if runs else "–" for runs in flat]))
+    return rows
+
+
+def comparable(run: Run, settings: Settings) -> dict[str, str]:
+    """Return settings as text, without a run's names, and its own folders taken out of the paths."""
+    words = {str(flat[key]): word for key, word in FOLDERS.items() for flat in run.settings.values() if flat.get(key)}
+    return {
+        key: show_value(value) if key in FOLDERS else _without_folders(show_value(value), words)
+        for key, value in settings.items()
+        if not key.startswith(NAMES)
+    }
+
+
+def _without_folders(text: str, words: Mapping[str, str]) -> str:
+    for folder, word in words.items():
+        if text.startswith(f"{folder}/"):
+            return word + text.removeprefix(folder)
+    return text
+
+
+def _trainings(run: Run) -> dict[str, dict[str, str]]:
+    """Return stage key -> what trainings (of a run without any: its first stage) follow from; data by its folder's name."""
+    cards = [stage.card for stage in run.stages if stage.card.settings]
+    trainings = [card for card in cards if card.order in (TRAINING, SEGMENTATION_TRAINING)] or cards[:1]
+    return {
+        card.key: {
+            key: Path(text).name if key in FOLDERS else text
+            for key, text in comparable(run, card.settings).items()
+            if key not in ALIKE and not key.endswith("workers")
+        }
+        for card in trainings
+    }
+
+
+def _label(runs: Sequence[Run]) -> str:
+    """Return what names of runs share: "l2g" of l2g_seed0 and l2g_seed1, "demo*_l2g" of demo0_l2g and demo1_l2g."""
+    names = [run.name for run in runs]
+    start = os.path.commonprefix(names)
+    end = os.path.commonprefix([name.removeprefix(start)[::-1] for name in names])[::-1]
+    common = f"{start}*{end}" if end else re.sub(r"[_\-. ]*(seed|s)?[_\-. ]*$", "", start)
+    return common if common and len(names) > 1 else names[0]
