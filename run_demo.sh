@@ -43,7 +43,7 @@ mkdir -p runs
 plain_log="runs/${EXP}_plain.log"
 echo "plain CAM classifier: training in the background, log in $plain_log"
 set -m # a process group of its own, so that stopping the demo stops this training too
-pipeline "${EXP}_plain" "$@" "train.epochs=$PLAIN_EPOCHS" "train.classify_epochs=$PLAIN_EPOCHS" cam.activation=relu >"$plain_log" 2>&1 &
+pipeline "${EXP}_plain" "$@" method=cam "train.epochs=$PLAIN_EPOCHS" cam.activation=relu >"$plain_log" 2>&1 &
 plain=$!
 set +m
 trap 'kill -- "-$plain" 2>/dev/null || true' EXIT

@@ -85,6 +85,9 @@ class L2G(Method):
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
+        if cfg.train.classify_epochs > cfg.train.epochs:
+            found, most = cfg.train.classify_epochs, cfg.train.epochs
+            raise ValueError(f"train.classify_epochs is {found}, expected between 0 and train.epochs ({most})")
         self.global_net, self.local_net = (cam_network(cfg.model, cfg.data.num_classes) for _ in range(2))
         self.transfer = Transfer(self.global_net, self.local_net, cast(L2GSettings, cfg.settings))
 
