@@ -81,11 +81,13 @@ def config(root: Path, workers: int) -> Config:
 
 def start_up(cfg: Config) -> None:
     """What training does before its first batch, networks apart."""
-    from scripts.check_data import check_cheaply
-    from utils.data.samples import EpochBatchSampler, ViewDataset
+    from scripts.check_data import parameter_count
+    from utils.data.samplers import EpochBatchSampler
+    from utils.data.samples import ViewDataset
+    from utils.prepare.disk import check_cheaply
 
     dataset = ViewDataset(cfg.data, cfg.settings, cfg.seed)
-    check_cheaply(cfg, dataset.labels)
+    check_cheaply(cfg, dataset.labels, parameter_count(cfg))
     sampler = EpochBatchSampler(len(dataset), cfg.train.batch_size, shuffle=True, seed=0)
     dataset[next(iter(sampler))[0]]
 

@@ -25,13 +25,14 @@ from configs.deeplab_schema import DeepLabConfig, SolverConfig
 from deeplab.dataset import CropDataset
 from deeplab.inference import image_logits
 from deeplab.losses import LossModule
-from deeplab.network import MultiScale, build_segmentation_optimizer
+from deeplab.network import MultiScale, segmentation_groups
 from deeplab.predict import predicted_labels
 from models.layers.cpu_convs import training_format
 from utils.data.lists import Item
 from utils.data.samplers import sample_rng
 from utils.evaluation.metrics import confusion_matrix
 from utils.runtime.device import INFERENCE_FORMAT, autocast_for
+from utils.training.optim import build_optimizer
 
 CLASSES, IGNORED = 21, 255
 # 20 000 iterations of two mini-batches of 5, which is one of 10; images of val.
@@ -109,14 +110,16 @@ def _step(size: Size, repeat: int, precision: str) -> Iterator[Row]:
     labels = torch.randint(0, CLASSES, (size.batch, size.crop, size.crop), generator=generator)
     trainer = plain_deeplab.Trainer(weights, size.blocks)
     module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
-    optimizer = build_segmentation_optimizer(network, SolverConfig())
+    solver = SolverConfig()
+    groups = segmentation_groups(network, solver.weight_decay)
+    optimizer = build_optimizer(groups, kind="sgd", lr=solver.lr, weight_decay=0.0, momentum=solver.momentum)
     torch.backends.cudnn.benchmark = True
 
     def ours() -> Tensor:
         moved = images.to(device, non_blocking=True, memory_format=layout)
         optimizer.zero_grad(set_to_none=True)
         with autocast_for(precision, device):
-            loss: Tensor = module(moved, labels.to(device, non_blocking=True))["losses"].sum()
+            loss: Tensor = module({"images": moved, "labels": labels.to(device, non_blocking=True), "share": 1.0})["loss"]
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -12,8 +12,9 @@ from benchmarks.l2g_inputs import make_batch, make_network, make_views, publishe
 from benchmarks.measure import Row, time_both
 from benchmarks.project_step import ProjectStep, relative_difference
 from benchmarks.sizes import Settings
-from configs.schema import CamConfig, L2GConfig, TrainConfig
-from models import l2g as transfer
+from configs.schema import CamConfig, TrainConfig
+from models.l2g import L2GSettings
+from models.layers import transfer
 from utils.cams.inference import CamSettings, infer_batch
 from utils.runtime.device import INFERENCE_FORMAT, autocast_for
 
@@ -27,7 +28,7 @@ STEP_GOAL_GPU, CAM_GOAL_GPU, CAM_GOAL_CPU, WINNER_GOAL = 5, 6, 1.3, 10
 
 def measure_step(s: Settings) -> Iterator[Row]:
     """One training step of both networks: forward, target, losses, backward, optimiser."""
-    size, l2g, train = s.size, L2GConfig(), TrainConfig()
+    size, l2g, train = s.size, L2GSettings(), TrainConfig()
     networks = [make_network(size.width, VOC_CLASSES, s.device, seed=seed) for seed in (0, 1)]
     weights = [published_weights(network) for network in networks]
     batch = make_batch(size.batch, size.input_size, size.crop_size, l2g.patches, VOC_CLASSES)
@@ -89,7 +90,7 @@ def measure_cam(s: Settings) -> Iterator[Row]:
 
 def measure_target(s: Settings) -> Iterator[Row]:
     """The winner map alone, then the whole transfer target."""
-    threshold = L2GConfig().bg_threshold
+    threshold = L2GSettings().bg_threshold
     for views, channels, cells in s.size.grids:
         shape = f"{views}x{channels}x{cells}x{cells}"
         torch.manual_seed(0)
@@ -106,7 +107,7 @@ def measure_target(s: Settings) -> Iterator[Row]:
 
 def _target(maps: Tensor, saliency: Tensor, labels: Tensor, threshold: float) -> Tensor:
     small = transfer.resize_saliency(saliency, (maps.shape[2], maps.shape[3]))
-    return transfer.transfer_target(transfer.normalise_cams(maps, labels), small, threshold=threshold)
+    return transfer.transfer_target(transfer.patch_attention(maps, labels), small, threshold=threshold)
 
 
 def _compare(s: Settings, what: str, baseline: Callable[[], Tensor], ours: Callable[[], Tensor], goal: float = 0) -> Row:

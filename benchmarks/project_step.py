@@ -1,19 +1,23 @@
 """The project's own training step, called the way its training program does."""
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from configs.schema import TrainConfig
 from models.cam_net import CamNetwork
-from models.l2g import L2G, L2GOptions
+from models.l2g import L2GSettings, Transfer
 from models.layers.cpu_convs import training_format
-from utils.runtime.device import autocast_for
-from utils.runtime.processes import Dist
-from utils.training.optim import build_optimizer
-from utils.training.trainer import train_batches
+from models.method import Phase, interleaved_groups
+from utils.runtime.processes import Dist, StopRequest
+from utils.training.optim import Schedule, build_optimizer
+from utils.training.plan import Plan, Span
+from utils.training.state import TrainState
+from utils.training.trainer import Course, Trainer, to_device
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
@@ -44,34 +48,36 @@ class ProjectStep:
         precision: str,
     ) -> None:
         self.networks = [n.to(memory_format=training_format(n, device)) for n in (global_net, local_net)]
-        self.model = L2G(global_net, local_net, L2GOptions(crop_size=crop_size))
-        self.optimizer = build_optimizer([n.parameter_groups() for n in self.networks], TrainConfig())
-        self.device, self.precision = device, precision
-        self.images = len(batch["labels"])
-        self.batch: dict[str, Any] = {**batch, "id": [f"image_{i}" for i in range(self.images)]}
+        model = Transfer(global_net, local_net, L2GSettings(crop_size=crop_size))
+        train, images = TrainConfig(), len(batch["labels"])
+        optimizer = build_optimizer(
+            interleaved_groups([n.parameter_groups() for n in self.networks], train.lr_head_factor),
+            kind=train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+            nesterov=train.nesterov,
+        )
+        plan = Plan(images, images, 1, False, 0, [Span(Phase("benchmark", 0, 1, train.lr), 0, 1)])
+        course = Course(
+            plan=plan, schedule=Schedule("step"), dataset=[], collate=None, workers=0, seed=0, precision=precision,  # type: ignore[arg-type]
+            trains_norm=False, model_dir=Path(), log_dir=Path(), log_every=0, images_every=0, save_every=0, mean=(), std=(),
+        )  # fmt: skip
+        state = TrainState({}, optimizer, {})
+        place = Dist(0, 1, 0, device)
+        self.trainer = Trainer(cast(Any, model), course, state, place, StopRequest(), logging.getLogger("benchmark"))
+        self.trainer.module = model.train()
+        self.optimizer = optimizer
+        self.batch: dict[str, Any] = {**batch, "id": [f"image_{i}" for i in range(images)], "share": 1.0}
 
     def step(self) -> dict[str, Tensor]:
         """Take one step; returns its losses."""
-        losses: dict[str, Tensor] = {}
-
-        def after_batch(index: int, batch: Mapping[str, Any], output: Mapping[str, Any], stepped: bool) -> bool:
-            losses.update(output["losses"])
-            return False
-
-        train_batches(
-            self.model,
-            self.optimizer,
-            [(0, self.batch)],
-            place=Dist(0, 1, 0, self.device),
-            autocast=lambda: autocast_for(self.precision, self.device),
-            seed=0,
-            epoch=0,
-            batches_in_epoch=1,
-            iter_size=1,
-            global_size=lambda _: self.images,
-            before_step=lambda _: None,
-            after_batch=after_batch,
-        )
+        batch = to_device(self.batch, self.trainer.place.device)
+        self.trainer.state.position = 0
+        output = self.trainer.backward(batch, window=1, steps=True)
+        self.trainer.state.position = 1
+        self.trainer.step(output["loss"], batch["id"])
+        losses: dict[str, Tensor] = output["losses"]
         return losses
 
     def gradients(self, network: int) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ from benchmarks.measure import Row, time_both
 from benchmarks.plain_sample import load_sample
 from benchmarks.program_runs import LIST_NAME, write_set
 from benchmarks.sizes import Settings
-from configs.schema import DataConfig, L2GConfig
+from configs.schema import DataConfig
+from models.l2g import L2GSettings
 from utils.data.folder import image_path, saliency_path
 from utils.data.samplers import sample_rng
-from utils.data.samples import L2GDataset
+from utils.data.samples import ViewDataset
 
 # Samples of a full VOC run: 10 epochs of train_cls.
 VOC_SAMPLES = 105820
@@ -25,7 +26,7 @@ def measure_sample(s: Settings) -> Iterator[Row]:
     """Published VOC samples from `Settings.data`, or from made-up pictures."""
     with _folder(s) as root:
         data = DataConfig(root=str(root), train_list=str(root / LIST_NAME))
-        dataset = L2GDataset(data, L2GConfig(), SEED)
+        dataset = ViewDataset(data, L2GSettings(), SEED)
         count = min(s.size.files, len(dataset))
 
         def plain() -> list[dict[str, torch.Tensor]]:
@@ -42,7 +43,7 @@ def measure_sample(s: Settings) -> Iterator[Row]:
         yield Row(what, timing, f"{difference:.1e}", runs=VOC_SAMPLES if s.size.full else 0)
 
 
-def _plain_sample(dataset: L2GDataset, index: int) -> dict[str, torch.Tensor]:
+def _plain_sample(dataset: ViewDataset, index: int) -> dict[str, torch.Tensor]:
     rng, name = sample_rng(SEED, EPOCH, index), dataset.ids[index]
     return load_sample(image_path(dataset.data, name), saliency_path(dataset.data, name), rng.numpy, rng.python)
 

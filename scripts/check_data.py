@@ -105,13 +105,13 @@ def check_chunk(source: CheckInput, pairs: Iterable[tuple[Entry, str]]) -> list[
 
 
 def _check_disk(cfg: Config, entries: Mapping[str, Entry], findings: Findings) -> dict[str, int]:
-    needs = run_needs(cfg, entries, _parameters(cfg))
+    needs = run_needs(cfg, entries, parameter_count(cfg))
     for finding in disk_findings(needs, Path(cfg.run_dir, "model")):
         findings.add(finding)
     return dict(needs.values())
 
 
-def _parameters(cfg: Config) -> int:
+def parameter_count(cfg: Config) -> int:
     """Return the parameters of the run's networks, from their shapes alone."""
     # Here, not above: worker processes import this module too, and need no networks.
     import torch

@@ -18,9 +18,9 @@ from deeplab import train
 from deeplab.outputs import FINAL, logs_dir, models_dir
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
-from utils.data.samplers import EndlessBatches
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
+from utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,15 +60,14 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
     whole = tiny_deeplab(tmp_path, "exp.id=whole", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
     train.run(whole)
     parts = tiny_deeplab(tmp_path, "exp.id=parts", "train.resume=auto", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
-    iterate = train.Training._iterate
+    step = Trainer.step
 
-    def interrupted(self: train.Training, number: int, batches: object) -> object:
-        result = iterate(self, number, batches)  # type: ignore[arg-type]
-        if number == 2:
+    def interrupted(self: Trainer, loss: torch.Tensor, ids: list[str]) -> None:
+        step(self, loss, ids)
+        if self.course.plan.counter(self.state.position) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return result
 
-    monkeypatch.setattr(train.Training, "_iterate", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     assert train.run(parts) == 128 + signal.SIGTERM
     monkeypatch.undo()
     assert not (models_dir(parts) / FINAL).exists()
@@ -140,13 +139,3 @@ def test_wrong_labels_are_named(tmp_path: Path) -> None:
         train.run(_spoil(tmp_path / "b", "img_002.png", Image.new("L", (48, 39))))
     with pytest.raises(UserError, match=r"1 of 6 label map files are missing .*img_001\.png"):
         train.run(_spoil(tmp_path / "c", "img_001.png", None))
-
-
-def test_mini_batches_follow_their_position() -> None:
-    whole = list(EndlessBatches(7, 3, seed=1, start=0, stop=9))
-    assert [len(batch) for batch in whole] == [3, 3, 1] * 3
-    assert list(EndlessBatches(7, 3, seed=1, start=4, stop=9)) == whole[4:]
-    assert sorted(index for batch in whole[3:6] for _, index in batch) == list(range(7))
-    shares = [EndlessBatches(7, 3, seed=1, start=0, stop=9, rank=rank, world=2) for rank in (0, 1)]
-    assert [s.weighs(2) for s in shares] == [True, False]
-    assert [len(batch) for batch in shares[1]][:3] == [1, 1, 1]

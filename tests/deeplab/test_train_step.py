@@ -7,16 +7,29 @@ import pytest
 import torch
 
 from configs.deeplab_schema import DeepLabConfig, SolverConfig
-from deeplab.losses import LossModule, resize_labels
-from deeplab.network import build_deeplab, build_segmentation_optimizer, segmentation_rate
+from deeplab.losses import LossModule, multi_scale_loss, resize_labels
+from deeplab.network import MultiScale, build_deeplab, segmentation_groups
+from deeplab.train import build_schedule
 from tests.deeplab.test_network import SCALES, build
 from utils.errors import UserError
 from utils.runtime.processes import Dist
-from utils.training.journal import LossHistory
-from utils.training.optim import set_learning_rate
+from utils.training.optim import build_optimizer, set_learning_rate
+from utils.training.trainer import RunningMeans
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
 ALONE = Dist(0, 1, 0, torch.device("cpu"))
+
+
+def _rate(solver: SolverConfig, iteration: int, warmup: int = 0) -> float:
+    """Return the rate of a 1-based iteration."""
+    cfg = DeepLabConfig(solver=solver)
+    cfg.train.warmup_iters = warmup
+    return build_schedule(cfg).rate(solver.lr, epoch=0, step=iteration - 1, steps=solver.iter_max)
+
+
+def _optimizer(network: MultiScale, solver: SolverConfig) -> torch.optim.Optimizer:
+    groups = segmentation_groups(network, solver.weight_decay)
+    return build_optimizer(groups, kind="sgd", lr=solver.lr, weight_decay=solver.weight_decay, momentum=solver.momentum)
 
 
 def test_two_iterations_equal_published() -> None:
@@ -24,21 +37,23 @@ def test_two_iterations_equal_published() -> None:
     solver = SolverConfig(lr=2.5e-6, lr_decay=1, iter_max=20, iter_size=2)
     network = build()
     module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
-    optimizer = build_segmentation_optimizer(network, solver)
+    optimizer = _optimizer(network, solver)
     parameters = dict(network.named_parameters())
     start = {name: value.detach().clone() for name, value in parameters.items()}
     for iteration in (1, 2):
-        set_learning_rate(optimizer, segmentation_rate(solver, iteration))
+        set_learning_rate(optimizer, _rate(solver, iteration))
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for number, letter in enumerate("ab"):
             images, labels = torch.from_numpy(golden[f"x_{letter}"]), torch.from_numpy(golden[f"labels_{letter}"]).long()
-            losses = module(images, labels)["losses"]
+            output = module({"images": images, "labels": labels, "share": 1.0})
+            with torch.no_grad():
+                losses = multi_scale_loss(network(images), labels)
             for scale, loss in zip(SCALES, losses, strict=True):
                 size = golden[f"mb{number}_labels_{scale}"].shape[1:]
                 np.testing.assert_array_equal(resize_labels(labels, size), golden[f"mb{number}_labels_{scale}"])
                 np.testing.assert_allclose(loss.detach(), golden[f"it{iteration}_mb{number}_loss_{scale}"], rtol=1e-4)
-            part = losses.sum() / solver.iter_size
+            part = output["loss"] / solver.iter_size
             np.testing.assert_allclose(part.detach(), golden[f"it{iteration}_mb{number}_loss_scaled"], rtol=1e-4)
             part.backward()
             total += part.item()
@@ -51,7 +66,7 @@ def test_two_iterations_equal_published() -> None:
             name = key.partition("/")[2]
             delta = (parameters[name].detach() - start[name]).flatten()[:8]
             np.testing.assert_allclose(delta, golden[key], rtol=1e-2, atol=1.2e-8)
-        rates = [segmentation_rate(solver, iteration + 1) * group["lr_scale"] for group in optimizer.param_groups]
+        rates = [_rate(solver, iteration + 1) * group["lr_scale"] for group in optimizer.param_groups]
         np.testing.assert_allclose(rates, golden[f"it{iteration}_lr_after"], rtol=1e-12)
         mean = network.state_dict()["base.layer1.conv1.bn.running_mean"][:8]
         np.testing.assert_allclose(mean, golden[f"it{iteration}_rm"], rtol=1e-6)
@@ -70,42 +85,41 @@ def _compare_norms(golden: "np.lib.npyio.NpzFile", prefix: str, parameters: dict
 def test_rates_equal_published() -> None:
     golden = np.load(GOLDEN / "poly_lr.npz")
     solver, factors = SolverConfig(), np.array([1, 10, 20])
-    used = [segmentation_rate(solver, t) * factors for t in range(1, 51)]
+    used = [_rate(solver, t) * factors for t in range(1, 51)]
     np.testing.assert_allclose(used, golden["lr_used_first50"], rtol=1e-14)
-    logged = [segmentation_rate(solver, t + 1) * factors for t in range(1, 51)]
+    logged = [_rate(solver, t + 1) * factors for t in range(1, 51)]
     np.testing.assert_allclose(logged, golden["lr_logged_first50"], rtol=1e-14)
     for iteration, row, after in zip(golden["iters"].tolist(), golden["lr_used_at"], golden["lr_logged_at"], strict=True):
-        np.testing.assert_allclose(segmentation_rate(solver, iteration) * factors, row, rtol=1e-14)
-        np.testing.assert_allclose(segmentation_rate(solver, iteration + 1) * factors, after, rtol=1e-14)
+        np.testing.assert_allclose(_rate(solver, iteration) * factors, row, rtol=1e-14)
+        np.testing.assert_allclose(_rate(solver, iteration + 1) * factors, after, rtol=1e-14)
 
 
 def test_warm_up_rises_to_the_schedule() -> None:
     solver = SolverConfig()
-    assert segmentation_rate(solver, 1, warmup=4) == pytest.approx(solver.lr / 4)
-    assert segmentation_rate(solver, 4, warmup=4) == segmentation_rate(solver, 4)
+    assert _rate(solver, 1, warmup=4) == pytest.approx(solver.lr / 4)
+    assert _rate(solver, 4, warmup=4) == _rate(solver, 4)
 
 
 def test_the_averaged_loss_equals_published() -> None:
     golden = np.load(GOLDEN / "moving_average.npz")
-    history = LossHistory(int(golden["window"]), ALONE)
+    means = RunningMeans(ALONE, int(golden["window"]))
     for value, average in zip(golden["values"], golden["average"], strict=True):
-        history.add(torch.tensor(float(value), dtype=torch.float64), ["a"])
-        np.testing.assert_allclose(history.read(), average, rtol=1e-12)
+        means.add({"loss": torch.tensor(float(value))}, 1.0, 1)
+        np.testing.assert_allclose(means.read()["loss"], average, rtol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_names_its_images() -> None:
-    history = LossHistory(20, ALONE)
-    history.add(torch.tensor(1.0), ["good"])
-    history.add(torch.tensor(float("nan")), ["2007_000032"])
-    with pytest.raises(UserError, match="2007_000032"):
-        history.read()
+def test_a_borrowed_mini_batch_counts_nothing() -> None:
+    module = LossModule(build(), balanced=False, reduce_counts=lambda counts: counts)
+    batch = {"images": torch.zeros(1, 3, 65, 65), "labels": torch.ones(1, 65, 65, dtype=torch.long)}
+    assert module({**batch, "share": 1.0})["loss"] > 0
+    assert module({**batch, "share": 0.0})["loss"] == 0
 
 
 def test_parameter_groups_are_the_published_ones() -> None:
     cfg = DeepLabConfig()
     with torch.device("meta"):
         network = build_deeplab(cfg)
-    groups = build_segmentation_optimizer(network, cfg.solver).param_groups
+    groups = segmentation_groups(network, cfg.solver.weight_decay)
     assert [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups] == [
         (104, 42_394_816),
         (4, 1_548_288),
@@ -119,8 +133,8 @@ def test_the_fov_head_is_trained_unless_told_otherwise() -> None:
     cfg.model.name = "DeepLabV1_ResNet101_MSC"
     with torch.device("meta"):
         network = build_deeplab(cfg)
-    assert [len(g["params"]) for g in build_segmentation_optimizer(network, cfg.solver).param_groups] == [104, 3, 3]
-    assert [len(g["params"]) for g in build_segmentation_optimizer(network, cfg.solver, untrained_fov=True).param_groups] == [
+    assert [len(g["params"]) for g in segmentation_groups(network, cfg.solver.weight_decay)] == [104, 3, 3]
+    assert [len(g["params"]) for g in segmentation_groups(network, cfg.solver.weight_decay, untrained_fov=True)] == [
         104,
         0,
         0,
@@ -129,4 +143,4 @@ def test_the_fov_head_is_trained_unless_told_otherwise() -> None:
     with torch.device("meta"):
         other = build_deeplab(cfg)
     with pytest.raises(UserError, match="untrained_fov"):
-        build_segmentation_optimizer(other, cfg.solver, untrained_fov=True)
+        segmentation_groups(other, cfg.solver.weight_decay, untrained_fov=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.cam_net import CamNetwork, build_cam_network, refine
+from models.cam_net import CamNetwork, build_cam_network, propagate
 from tests.golden_weights import filled, values
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -60,7 +60,7 @@ def test_refinement_equals_published_in_any_blocks(block_elements: int) -> None:
     features = F.conv2d(torch.from_numpy(golden["f"]), weight)
     for case in ("same", "resized"):
         source = F.interpolate(torch.from_numpy(golden[f"src_{case}"]), (5, 6), mode="bilinear", align_corners=True)
-        refined = refine(source, features, block_elements=block_elements)
+        refined = propagate(source, features, block_elements=block_elements)
         np.testing.assert_allclose(refined, golden[f"out_{case}"], rtol=1e-4, atol=1e-5)
 
 

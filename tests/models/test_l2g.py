@@ -10,10 +10,12 @@ from torch import nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork, build_cam_network
-from models.l2g import L2G, Batch
-from scripts.build import build_l2g_options, load_config
+from models.l2g import L2GSettings, Transfer
+from models.method import Batch, interleaved_groups
+from scripts.build import load_config
+from scripts.train import build_schedule
 from tests.golden_weights import filled
-from utils.training.optim import build_optimizer, learning_rate, set_learning_rate
+from utils.training.optim import build_optimizer, set_learning_rate
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,10 +30,12 @@ def _network(classes: int, prefix: str) -> CamNetwork:
     return network
 
 
-def _published(name: str) -> tuple[Config, L2G, Batch, "np.lib.npyio.NpzFile"]:
+def _published(name: str) -> tuple[Config, Transfer, Batch, "np.lib.npyio.NpzFile"]:
     golden = np.load(ROOT / "tests" / "golden" / f"train_step_{name}.npz")
     cfg = load_config(ROOT / "configs" / f"l2g_{name}.yaml", ["l2g.input_size=64", "l2g.crop_size=40"])
-    model = L2G(_network(cfg.data.num_classes, ""), _network(cfg.data.num_classes, "local."), build_l2g_options(cfg))
+    model = Transfer(
+        _network(cfg.data.num_classes, ""), _network(cfg.data.num_classes, "local."), cast(L2GSettings, cfg.settings)
+    )
     batch: Batch = {
         "images": torch.from_numpy(golden["img"]),
         "saliency": torch.from_numpy(golden["sal"]).float() / 255,
@@ -45,9 +49,18 @@ def _published(name: str) -> tuple[Config, L2G, Batch, "np.lib.npyio.NpzFile"]:
 def test_two_steps_equal_published(name: str) -> None:
     cfg, model, batch, golden = _published(name)
     nets = {"global": model.global_net, "local": model.local_net}
-    optimizer = build_optimizer([net.parameter_groups() for net in nets.values()], cfg.train)
+    train = cfg.train
+    groups = interleaved_groups([net.parameter_groups() for net in nets.values()], train.lr_head_factor)
+    optimizer = build_optimizer(
+        groups,
+        kind=train.optimizer,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+    )
     for step, tolerance in ((0, 1e-5), (1, 1e-2)):
-        set_learning_rate(optimizer, learning_rate(cfg.train, epoch=0, step=step, steps=2))
+        set_learning_rate(optimizer, build_schedule(train).rate(train.lr, epoch=0, step=step, steps=2))
         np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], golden["lr_groups_used"][step])
         output = model(batch)
         output["loss"].backward()
@@ -57,7 +70,7 @@ def test_two_steps_equal_published(name: str) -> None:
         if step == 0:
             _check_gradients(nets, golden)
             views, channels = output["views"], golden["channels"]
-            patches = cfg.l2g.patches
+            patches = cfg.settings.patches
             np.testing.assert_allclose(views["target"][:, channels], golden["target_step0"][:patches], atol=1e-5)
             np.testing.assert_allclose(views["softmax"][:, channels], golden["aligned_softmax_step0"][:patches], atol=1e-5)
         optimizer.step()
@@ -77,19 +90,19 @@ def _check_gradients(nets: dict[str, CamNetwork], golden: "np.lib.npyio.NpzFile"
         np.testing.assert_allclose(rows.flatten(1).norm(dim=1), golden[f"fc8_grad_row_norm_{role}"][0], rtol=1e-3, atol=1e-6)
 
 
-def _tiny(**options: object) -> tuple[L2G, Batch]:
+def _tiny(**options: object) -> tuple[Transfer, Batch]:
     torch.manual_seed(0)
     nets = [build_cam_network("resnet38", 2, width=0.0625) for _ in range(2)]
     cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", ["l2g.crop_size=24", "l2g.input_size=32"])
     for key, value in options.items():
-        setattr(cfg.l2g, key, value)
+        setattr(cfg.settings, key, value)
     batch: Batch = {
         "images": torch.rand(1, 3, 32, 32),
         "saliency": torch.rand(1, 1, 32, 32),
         "boxes": torch.tensor([[[0, 0, 24, 24], [8, 8, 32, 32]]]),
         "labels": torch.tensor([[1.0, 0.0]]),
     }
-    return L2G(nets[0], nets[1], build_l2g_options(cfg)).train(), batch
+    return Transfer(nets[0], nets[1], cast(L2GSettings, cfg.settings)).train(), batch
 
 
 def test_global_classification_loss_trains_only_with_weight() -> None:

@@ -1,6 +1,7 @@
 """A training step of the variant with suppression, attention and pasted pairs against the published loop."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork, build_cam_network
-from models.l2g import L2G, Batch, StepOutput
+from models.l2g import L2GSettings, Transfer
 from models.layers.gates import GateOptions
-from scripts.build import build_l2g_options, load_config
+from models.method import Batch, StepOutput, interleaved_groups
+from scripts.build import load_config
+from scripts.train import build_schedule
 from tests.golden_weights import filled
-from utils.training.optim import build_optimizer, learning_rate
+from utils.training.optim import build_optimizer
 
 ROOT = Path(__file__).parents[2]
 VIEW, CROP = 64, 48
@@ -25,9 +28,9 @@ def cfg() -> Config:
 
 
 @pytest.fixture(scope="module")
-def model(cfg: Config) -> L2G:
+def model(cfg: Config) -> Transfer:
     nets = [_network(cfg, prefix) for prefix in ("", "local.")]
-    return L2G(nets[0], nets[1], build_l2g_options(cfg))
+    return Transfer(nets[0], nets[1], cast(L2GSettings, cfg.settings))
 
 
 def _network(cfg: Config, prefix: str) -> CamNetwork:
@@ -64,7 +67,7 @@ def _batch(golden: "np.lib.npyio.NpzFile", leaked: bool) -> Batch:
     return batch
 
 
-def _views(output: StepOutput, model: L2G, batch: Batch) -> dict[str, Tensor]:
+def _views(output: StepOutput, model: Transfer, batch: Batch) -> dict[str, Tensor]:
     """Return the maps of all patches; a step hands out those of the first image only."""
     swapped: Batch = {key: value.flip(0) for key, value in batch.items()}  # type: ignore[assignment, attr-defined]
     with torch.no_grad():
@@ -73,7 +76,7 @@ def _views(output: StepOutput, model: L2G, batch: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("name", "leaked"), [("asis", True), ("fixed", False)])
-def test_step_equals_published(cfg: Config, model: L2G, name: str, leaked: bool) -> None:
+def test_step_equals_published(cfg: Config, model: Transfer, name: str, leaked: bool) -> None:
     golden = np.load(ROOT / "tests" / "golden" / "sa_cda" / f"train_step_cda_{name}.npz")
     nets = {"global": model.global_net, "local": model.local_net}
     batch = _batch(golden, leaked)
@@ -105,9 +108,16 @@ def _check_updates(cfg: Config, net: CamNetwork, golden: "np.lib.npyio.NpzFile")
     ids = {id(p) for p in watched.values()}
     groups = {k: [p for p in v if id(p) in ids] for k, v in net.parameter_groups().items()}
     before = {key: p.detach().clone() for key, p in watched.items()}
-    rate = learning_rate(cfg.train, epoch=cfg.train.first_epoch, step=0, steps=1)
-    assert rate == cfg.train.lr
-    build_optimizer([groups], cfg.train).step()
+    train = cfg.train
+    assert build_schedule(train).rate(train.lr, epoch=train.first_epoch, step=0, steps=1) == train.lr
+    build_optimizer(
+        interleaved_groups([groups], train.lr_head_factor),
+        kind=train.optimizer,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+    ).step()
     for key, largest, norm in zip(watched, golden["update_absmax"], golden["update_norm"], strict=True):
         change = watched[key].detach() - before[key]
         np.testing.assert_allclose(change.abs().max(), largest, rtol=1e-2, atol=1e-9, err_msg=key)

@@ -15,13 +15,20 @@ from PIL import Image
 from configs.schema import Config
 from scripts import check_data
 from scripts import train as train_l2g
-from scripts.check_data import check_cheaply, main, run
+from scripts.check_data import main, parameter_count, run
 from tests.tiny_data import tiny_config
 from utils.config import save_config
+from utils.data.samples import ViewDataset
 from utils.errors import UserError
 from utils.prepare import check as check_files
+from utils.prepare import disk
 
 MINI = Path(__file__).parents[2] / ".." / "shared" / "data" / "voc_mini"
+
+
+def check_cheaply(cfg: Config) -> list[str]:
+    """What scripts.train does before it trains."""
+    return disk.check_cheaply(cfg, ViewDataset(cfg.data, cfg.settings, cfg.seed).labels, parameter_count(cfg))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from configs.schema import Config
 from scripts import make_cams as test_l2g
 from scripts import train as train_l2g
-from scripts.build import build_network, load_config
+from scripts.build import build_inference_network, load_config
 from tests.golden_weights import values
 from tests.tiny_data import tiny_config, write_tiny_voc
 from utils.config import save_config
@@ -23,6 +23,7 @@ from utils.data.images import read_cam
 from utils.data.lists import read_label_list
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
+from utils.training.weights import published_state
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "msf_cam_merge.npz"
@@ -34,8 +35,8 @@ def _ready(tmp_path: Path, *overrides: str) -> Config:
     checkpoint = tmp_path / "net.pth"
     if not checkpoint.exists():
         torch.manual_seed(0)
-        network = build_network(cfg)
-        torch.save(network.to_published(network.state_dict()), checkpoint)
+        network = build_inference_network(cfg)
+        torch.save(published_state(network), checkpoint)
     return cfg
 
 
@@ -64,10 +65,10 @@ def _start(cfg: Config, path: Path, **environment: str) -> "subprocess.Popen[str
 def _golden_state(cfg: Config) -> dict[str, torch.Tensor]:
     """Return the fixture's weights under their published names (the network itself takes no memory here)."""
     with torch.device("meta"):
-        network = build_network(cfg)
+        network = build_inference_network(cfg)
     return {
         key: torch.from_numpy(values(key, tuple(value.shape))) if value.is_floating_point() else torch.tensor(0)
-        for key, value in network.to_published(network.state_dict()).items()
+        for key, value in published_state(network).items()
     }
 
 

@@ -110,7 +110,7 @@ def test_masks_saliency_and_a_configuration_that_trains(photos: Path, tmp_path: 
             "l2g.short_side=32",
         ],
     )  # fmt: skip
-    assert (cfg.data.num_classes, cfg.l2g.saliency, cfg.pseudo.fusion) == (3, "map", "saliency")
+    assert (cfg.data.num_classes, cfg.settings.saliency, cfg.pseudo.fusion) == (3, "map", "saliency")
     assert train_l2g.run(cfg) == 0
 
 

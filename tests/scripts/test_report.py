@@ -12,9 +12,9 @@ from urllib.parse import unquote
 import pytest
 
 from scripts import compare, gen_gt
+from scripts.build import load_config
 from scripts.report import main
 from tests.report_runs import IMAGES, invented_card, make_run, write_deeplab
-from utils.config import load_config
 from utils.errors import UserError, run_program
 from utils.report.run import read_run
 from utils.runtime.cards import write_card

@@ -18,10 +18,10 @@ from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
-from utils.training.journal import TrainJournal
-from utils.training.state import Position
+from utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
+BATCHES = 3  # of an epoch of the tiny set: 6 images, 2 a batch
 
 
 def _weights(cfg: Config) -> dict[str, torch.Tensor]:
@@ -49,9 +49,9 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, monkeypatc
     )
     whole = tiny_config(tmp_path, f"run_dir={tmp_path / 'whole'}", *settings)
     assert train_l2g.run(whole) == 0
-    # Stopped in the middle of every epoch in turn, continued from there.
+    # Stopped in the middle of every epoch in turn and at the end of the classification, continued from there.
     parts = tiny_config(tmp_path, f"run_dir={tmp_path / 'parts'}", *settings, "train.resume=auto")
-    for stop_at in (2, 4, 8):
+    for stop_at in (2, 3, 4, 8):
         _stop_after(monkeypatch, stop_at)
         assert train_l2g.run(parts) == 128 + signal.SIGTERM
     monkeypatch.undo()
@@ -63,14 +63,14 @@ def test_resumed_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, monkeypatc
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, counter: int) -> None:
     """Raise a real SIGTERM in this process once the run's batch counter reaches `counter`."""
-    original = TrainJournal.scalars
+    step = Trainer.step
 
-    def log_and_stop(self: TrainJournal, at: Position, values: dict[str, float], rate: float, total: int) -> None:
-        original(self, at, values, rate, total)
-        if at.counter == counter:
+    def step_and_stop(self: Trainer, loss: torch.Tensor, ids: list[str]) -> None:
+        step(self, loss, ids)
+        if self.state.position == counter:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(TrainJournal, "scalars", log_and_stop)
+    monkeypatch.setattr(Trainer, "step", step_and_stop)
 
 
 def test_two_processes_log_the_losses_of_one(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     state = torch.load(Path(cfg.run_dir) / "model" / "last.pth", weights_only=True)
-    assert state["next_epoch"] >= 1
+    assert state["position"] >= BATCHES
 
 
 def test_kill_leaves_a_checkpoint_that_resumes(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_kill_leaves_a_checkpoint_that_resumes(tmp_path: Path) -> None:
         process.wait(timeout=60)
     last = Path(cfg.run_dir) / "model" / "last.pth"
     state = torch.load(last, weights_only=True)
-    finished = tiny_config(tmp_path, f"train.epochs={state['next_epoch'] + 1}", "train.resume=auto")
+    finished = tiny_config(tmp_path, f"train.epochs={state['position'] // BATCHES + 1}", "train.resume=auto")
     assert train_l2g.run(finished) == 0
     assert not list(last.parent.glob("*.tmp*"))
 

@@ -104,8 +104,13 @@ def test_the_published_configurations_are_consistent() -> None:
     stage_a = load_config(ROOT / "configs" / "l2g_voc_sa.yaml")
     stage_b = load_config(ROOT / "configs" / "l2g_voc_sa_cda.yaml")
     assert stage_b.train.first_epoch == stage_a.train.epochs == 10 and stage_b.train.epochs == 13
-    assert stage_b.train.init_from == f"{stage_a.run_dir}/model/last.pth" and stage_b.l2g.paste.bank == stage_a.bank.dir
-    assert (stage_a.train.lr, stage_b.train.lr, stage_b.l2g.paste.overlap, stage_b.pseudo.threshold) == (1e-3, 5e-4, 0.2, 0.35)
+    assert stage_b.train.init_from == f"{stage_a.run_dir}/model/last.pth" and stage_b.settings.paste.bank == stage_a.bank.dir
+    assert (stage_a.train.lr, stage_b.train.lr, stage_b.settings.paste.overlap, stage_b.pseudo.threshold) == (
+        1e-3,
+        5e-4,
+        0.2,
+        0.35,
+    )
     for cfg in (stage_a, stage_b):
         assert (cfg.model.suppression, cfg.model.attention, cfg.model.train_gates) == ("learnable", "se", False)
 
@@ -117,8 +122,8 @@ def test_ablation_rows_differ_from_their_base_only_in_the_three_parts(path: Path
     assert (row.train, row.cam, row.data) == (base.train, replace(base.cam, **_paths(row)), base.data)
     gates = ("suppression", "suppression_places", "attention", "attention_places", "train_gates")
     assert row.model == replace(base.model, **{name: getattr(row.model, name) for name in gates})
-    assert row.l2g == replace(base.l2g, paste=row.l2g.paste)
-    parts = {"suppression": row.model.suppression, "attention": row.model.attention, "paste": row.l2g.paste.mode}
+    assert row.settings == replace(base.settings, paste=row.settings.paste)
+    parts = {"suppression": row.model.suppression, "attention": row.model.attention, "paste": row.settings.paste.mode}
     wanted = set(parts) if "all" in path.stem or "cda" in path.stem else {path.stem.removeprefix("demo_")}
     assert {name for name, value in parts.items() if value != "none"} == wanted
 

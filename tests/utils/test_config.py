@@ -1,9 +1,11 @@
 """Configuration files: presets, overrides, and what a typo gets."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from models.l2g import L2GSettings
 from scripts.build import load_config, parse_args
 from utils.config import flat_settings, save_config
 from utils.errors import UserError
@@ -24,16 +26,11 @@ def test_flat_settings_have_dotted_keys() -> None:
 
 def test_published_values() -> None:
     voc, coco = load_config(CONFIGS / "l2g_voc.yaml"), load_config(CONFIGS / "l2g_coco.yaml")
-    assert (voc.train.epochs, voc.train.batch_size, voc.train.lr, voc.l2g.kd_weight, voc.l2g.patches) == (10, 3, 0.001, 10, 6)
-    assert (coco.train.epochs, coco.train.batch_size, coco.train.lr, coco.l2g.kd_weight, coco.l2g.patches) == (
-        15,
-        12,
-        0.1,
-        30,
-        4,
-    )
+    one, other = (cast(L2GSettings, cfg.settings) for cfg in (voc, coco))
+    assert (voc.train.epochs, voc.train.batch_size, voc.train.lr, one.kd_weight, one.patches) == (10, 3, 0.001, 10, 6)
+    assert (coco.train.epochs, coco.train.batch_size, coco.train.lr, other.kd_weight, other.patches) == (15, 12, 0.1, 30, 4)
     assert (coco.train.momentum, coco.train.weight_decay, coco.train.nesterov) == (0.0005, 0.0, False)
-    assert (voc.l2g.background_target, coco.l2g.background_target) == ("indicator", "value")
+    assert (one.background_target, other.background_target) == ("indicator", "value")
 
 
 def test_base_file_and_overrides_and_case(tmp_path: Path) -> None:

@@ -129,11 +129,11 @@ class Trainer:
             for batch in self._batches():
                 self._enter_phase()
                 first, behind = plan.window(state.position)
-                output = self._backward(batch, window=behind - first, steps=state.position + 1 == behind)
+                output = self.backward(batch, window=behind - first, steps=state.position + 1 == behind)
                 state.position, ids = state.position + 1, ids + batch["id"]
                 if state.position < behind:
                     continue
-                self._step(output["loss"], ids)
+                self.step(output["loss"], ids)
                 ids = []
                 self._report(first, batch, output)
                 stopped = agree_to_stop(self.stop, self.place, plan.counter(state.position)) and state.position < plan.stop
@@ -171,7 +171,7 @@ class Trainer:
             self.module = distribute(module, self.place, trains_norm=self.course.trains_norm).train()
             state.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, batch: dict[str, Any], *, window: int, steps: bool) -> dict[str, Any]:
+    def backward(self, batch: dict[str, Any], *, window: int, steps: bool) -> dict[str, Any]:
         """Add the gradient of one mini-batch; several processes exchange it with the last of a window only."""
         course, place = self.course, self.place
         epoch, index = divmod(self.state.position, course.plan.per_epoch)
@@ -186,7 +186,7 @@ class Trainer:
         self.means.add(output["losses"], share, course.plan.images_in(self.state.position))
         return output
 
-    def _step(self, loss: Tensor, ids: Sequence[str]) -> None:
+    def step(self, loss: Tensor, ids: Sequence[str]) -> None:
         """Update the weights, unless something is not finite."""
         optimizer, position = self.state.optimizer, self.state.position - 1
         _check_finite(self.module, loss, ids, self.course.clip_grad)

@@ -122,7 +122,7 @@ def test_published_parameter_groups_leave_the_gates_out() -> None:
 
 
 def test_trained_gates_learn_at_the_heads_rate() -> None:
-    options = GateOptions(suppression="learnable", attention="se+spatial", train=True)
+    options = GateOptions(suppression="learnable", attention="se+spatial", train_gates=True)
     network = build_cam_network("resnet38", 3, width=0.0625, gates=options).train()
     groups = _group_names(network, trained=False)
     assert "DRS_learnable_layer6.fc.0.weight" in groups["head_weights"]
@@ -141,7 +141,7 @@ def test_every_stage_can_be_suppressed() -> None:
     x = torch.rand(1, 3, 48, 48)
     outputs = []
     for place in (None, *places):
-        gates = GateOptions("fixed", (place,), 0.1) if place else GateOptions()
+        gates = GateOptions("fixed", [place], 0.1) if place else GateOptions()
         network = build_cam_network("resnet38", 3, width=0.125, gates=gates).eval()
         network.load_state_dict(network.from_published(filled(network.to_published(network.state_dict()))))
         with torch.no_grad():
@@ -154,7 +154,7 @@ def test_every_stage_can_be_suppressed() -> None:
 def test_any_trunk_can_have_gates_on_its_features(backbone: str) -> None:
     if backbone.startswith("timm:"):
         pytest.importorskip("timm")
-    gates = GateOptions("learnable", ("features",), 0.5, "se", ("features",))
+    gates = GateOptions("learnable", ["features"], 0.5, "se", ["features"])
     network = build_cam_network(backbone, 2, output_stride=16, gates=gates).eval()
     plain = build_cam_network(backbone, 2, output_stride=16).eval()
     plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("gates.")})
@@ -171,11 +171,11 @@ def test_any_trunk_can_have_gates_on_its_features(backbone: str) -> None:
         ("resnet38", GateOptions(attention="sse"), r"model.attention is 'sse', expected one of none, se, spatial"),
         (
             "resnet38",
-            GateOptions(attention="se", attention_places=("b5",)),
+            GateOptions(attention="se", attention_places=["b5"]),
             r"model.attention_places names 'b5'.* b6, b7, feat",
         ),
         ("vgg16", GateOptions(suppression="fixed"), r"model.suppression_places names 'b6'; with vgg16 use .* features"),
-        ("resnet38", GateOptions(suppression="fixed", suppression_places=()), r"model.suppression_places names 'nothing'"),
+        ("resnet38", GateOptions(suppression="fixed", suppression_places=[]), r"model.suppression_places names 'nothing'"),
         ("resnet38", GateOptions(suppression_ratio=0.0), r"model.suppression_ratio is 0.0, expected in \(0, 1\]"),
         ("resnet38", GateOptions(attention_reduction=0), r"model.attention_reduction is 0"),
     ],

@@ -12,21 +12,22 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
-from configs.schema import DataConfig, L2GConfig
+from configs.schema import DataConfig
+from models.l2g import L2GSettings
 from tests.bank_files import write_cutout, write_tiny_bank
 from tests.tiny_data import CLASSES, write_tiny_voc
 from utils.data.paste import collate_views, write_index
-from utils.data.samplers import SampleRng
-from utils.data.samples import EpochBatchSampler, L2GDataset
+from utils.data.samplers import EpochBatchSampler, SampleRng
+from utils.data.samples import ViewDataset
 from utils.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "sa_cda" / "cda_dataset_item.npz")
 PASTED_CLASS = 7
-SMALL = L2GConfig(input_size=32, crop_size=24, patches=4, short_side=40)
+SMALL = L2GSettings(input_size=32, crop_size=24, patches=4, short_side=40)
 GREY_LEVEL = 1 / 255 / 0.224
 
 
-def _golden_set(root: Path, **options: Any) -> L2GDataset:
+def _golden_set(root: Path, **options: Any) -> ViewDataset:
     for folder in ("JPEGImages", "Sal"):
         (root / folder).mkdir()
     Image.fromarray(GOLDEN["img"]).save(root / "JPEGImages" / "a.jpg", "PNG")  # lossless under the usual name
@@ -36,7 +37,7 @@ def _golden_set(root: Path, **options: Any) -> L2GDataset:
     entry = write_cutout(bank, PASTED_CLASS, "a", GOLDEN["fg_img"], GOLDEN["fg_seg"] > 0, GOLDEN["fg_sal"])
     write_index(bank, [entry], {})
     paste = PasteConfig(mode="pair", bank=str(bank), **options)
-    return L2GDataset(DataConfig(root=str(root), train_list=str(root / "list.txt")), L2GConfig(paste=paste), seed=0)
+    return ViewDataset(DataConfig(root=str(root), train_list=str(root / "list.txt")), L2GSettings(paste=paste), seed=0)
 
 
 def test_published_pair(tmp_path: Path) -> None:
@@ -72,15 +73,15 @@ def data(tmp_path: Path) -> DataConfig:
     return DataConfig(root=str(root), num_classes=CLASSES, train_list=str(root / "train_cls.txt"))
 
 
-def _dataset(data: DataConfig, tmp_path: Path, held: tuple[int, ...] = (0, 1, 2), **options: Any) -> L2GDataset:
+def _dataset(data: DataConfig, tmp_path: Path, held: tuple[int, ...] = (0, 1, 2), **options: Any) -> ViewDataset:
     bank = write_tiny_bank(tmp_path / "bank", held)
     paste = PasteConfig(bank=str(bank), **{"mode": "replace", **options})
-    return L2GDataset(data, replace(SMALL, color_jitter=[0.0] * 4, paste=paste), 0)
+    return ViewDataset(data, replace(SMALL, color_jitter=[0.0] * 4, paste=paste), 0)
 
 
 def test_originals_of_pairs_are_the_samples_without_pasting(data: DataConfig, tmp_path: Path) -> None:
     pairs = _dataset(data, tmp_path, mode="pair")
-    plain = L2GDataset(data, replace(SMALL, color_jitter=[0.0] * 4), 0)
+    plain = ViewDataset(data, replace(SMALL, color_jitter=[0.0] * 4), 0)
     for index in range(len(plain)):
         pair, sample = pairs[2, index], plain[2, index]
         assert all(torch.equal(pair["original"][k], sample[k]) for k in ("images", "saliency", "boxes", "labels"))
@@ -103,7 +104,7 @@ def test_what_is_pasted(data: DataConfig, tmp_path: Path) -> None:
     absent_only = _dataset(data, tmp_path, held=(2,))
     for index in range(len(absent_only)):
         present = absent_only.labels[absent_only.ids[index]]
-        plain = L2GDataset(data, absent_only.l2g, 0).load(index, _rng(), pasting=False)
+        plain = ViewDataset(data, absent_only.sample, 0).load(index, _rng(), pasting=False)
         pasted = absent_only.load(index, _rng())
         # Its only class is there already: nothing is pasted, nothing drawn.
         assert (2 in present) == torch.equal(pasted["images"], plain["images"])
@@ -116,7 +117,7 @@ def _rng() -> SampleRng:
 
 def test_classes_number_and_probability(data: DataConfig, tmp_path: Path) -> None:
     never = _dataset(data, tmp_path, probability=0.0)
-    assert torch.equal(never[0, 0]["labels"], L2GDataset(data, SMALL, 0)[0, 0]["labels"])
+    assert torch.equal(never[0, 0]["labels"], ViewDataset(data, SMALL, 0)[0, 0]["labels"])
     half = _dataset(data, tmp_path, probability=0.5, only=[2])
     without = [i for i, name in enumerate(half.ids) if 2 not in half.labels[name]]
     hits = [bool(half[epoch, without[0]]["labels"][2]) for epoch in range(40)]
@@ -125,7 +126,7 @@ def test_classes_number_and_probability(data: DataConfig, tmp_path: Path) -> Non
     single = next(i for i, name in enumerate(two.ids) if len(two.labels[name]) == 1)
     assert two[0, single]["labels"].sum() == 3
     again = _dataset(data, tmp_path, classes="any", only=[two.labels[two.ids[single]][0]])
-    plain = L2GDataset(data, replace(SMALL, color_jitter=[0.0] * 4), 0)
+    plain = ViewDataset(data, replace(SMALL, color_jitter=[0.0] * 4), 0)
     assert torch.equal(again[0, single]["labels"], plain[0, single]["labels"])
     assert any(not torch.equal(again[e, single]["images"], plain[e, single]["images"]) for e in range(3))
 
@@ -133,7 +134,7 @@ def test_classes_number_and_probability(data: DataConfig, tmp_path: Path) -> Non
 def test_without_saliency_objects_are_pasted_all_the_same(data: DataConfig, tmp_path: Path) -> None:
     bank = write_tiny_bank(tmp_path / "bank")
     paste = PasteConfig(mode="replace", bank=str(bank), number=3)
-    item = L2GDataset(replace(data, saliency_dir="none"), replace(SMALL, saliency="none", paste=paste), 0)[0, 0]
+    item = ViewDataset(replace(data, saliency_dir="none"), replace(SMALL, saliency="none", paste=paste), 0)[0, 0]
     assert item["labels"].sum() == CLASSES and item["saliency"].eq(1).all()
 
 

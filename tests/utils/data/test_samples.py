@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from configs.schema import DataConfig, L2GConfig
+from configs.schema import DataConfig
+from models.l2g import L2GSettings
 from tests.tiny_data import CLASSES, write_tiny_voc
-from utils.data.samplers import SampleRng
-from utils.data.samples import EpochBatchSampler, L2GDataset
+from utils.data.samplers import EpochBatchSampler, SampleRng
+from utils.data.samples import ViewDataset
 from utils.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "dataset_items.npz")
@@ -25,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int, float]] = {
     "voc448": ({}, {}, 7, 1e-6),
     "coco": ({**SQUARE, "input_size": 96, "crop_size": 64}, {**COCO_CONSTANTS, "num_classes": 80}, 1, 0.01),
 }
-SMALL = L2GConfig(input_size=32, crop_size=24, patches=4, short_side=40)
+SMALL = L2GSettings(input_size=32, crop_size=24, patches=4, short_side=40)
 
 
 def stats(tensor: torch.Tensor) -> np.ndarray:
@@ -55,7 +56,7 @@ def write_golden_set(root: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("index", [0, 1])
 def test_published_samples(tmp_path: Path, case: str, index: int) -> None:
     options, constants, step, tolerance = CASES[case]
-    dataset = L2GDataset(DataConfig(**write_golden_set(tmp_path), **constants), L2GConfig(**options), seed=0)
+    dataset = ViewDataset(DataConfig(**write_golden_set(tmp_path), **constants), L2GSettings(**options), seed=0)
     item = dataset.load(index, SampleRng(np.random.RandomState(200 + index), random.Random(100 + index)))
     golden = {key: GOLDEN[f"{case}_{NAMES[index]}_{key}"] for key in ("image", "boxes", "label", "crop_sal0")}
     prefix = f"{case}_{NAMES[index]}"
@@ -79,7 +80,7 @@ def data(tmp_path: Path) -> DataConfig:
 
 
 def test_shapes_and_types(data: DataConfig) -> None:
-    item = L2GDataset(data, SMALL, seed=0)[0, 1]
+    item = ViewDataset(data, SMALL, seed=0)[0, 1]
     described = {key: (tuple(value.shape), value.dtype) for key, value in item.items() if isinstance(value, torch.Tensor)}
     assert described == {
         "images": ((3, 32, 32), torch.float32),
@@ -91,14 +92,14 @@ def test_shapes_and_types(data: DataConfig) -> None:
 
 
 def test_keys_fix_samples(data: DataConfig) -> None:
-    dataset, again, other = (L2GDataset(data, SMALL, seed) for seed in (0, 0, 1))
+    dataset, again, other = (ViewDataset(data, SMALL, seed) for seed in (0, 0, 1))
     assert_same(dataset[3, 2], again[3, 2])
     for different in (dataset[4, 2], other[3, 2]):
         assert not torch.equal(dataset[3, 2]["images"], different["images"])
 
 
 def test_loader_workers_make_the_same_batches(data: DataConfig) -> None:
-    dataset = L2GDataset(data, SMALL, seed=0)
+    dataset = ViewDataset(data, SMALL, seed=0)
     results = []
     for workers in (0, 2):
         sampler = EpochBatchSampler(len(dataset), 4, shuffle=True, seed=0)
@@ -113,14 +114,14 @@ def test_loader_workers_make_the_same_batches(data: DataConfig) -> None:
 def test_views_larger_than_the_image_are_padded(tmp_path: Path, crop: str, size: tuple[int, int]) -> None:
     root = write_tiny_voc(tmp_path, images=2, size=size)
     data = DataConfig(root=str(root), num_classes=CLASSES, train_list=str(root / "train_cls.txt"))
-    item = L2GDataset(data, replace(SMALL, input_size=64, short_side=40, crop=crop), seed=0)[0, 0]
+    item = ViewDataset(data, replace(SMALL, input_size=64, short_side=40, crop=crop), seed=0)[0, 0]
     assert item["images"].shape == (3, 64, 64) and item["saliency"].shape == (1, 64, 64)
     assert item["saliency"][0].eq(0).all(dim=0).any() or item["saliency"][0].eq(0).all(dim=1).any()
 
 
 def test_flip_mirrors_image_and_saliency_alike(data: DataConfig) -> None:
     plain = replace(SMALL, color_jitter=[0.0] * 4)
-    straight, flipping = L2GDataset(data, plain, 0), L2GDataset(data, replace(plain, flip=True), 0)
+    straight, flipping = ViewDataset(data, plain, 0), ViewDataset(data, replace(plain, flip=True), 0)
     mirrored = 0
     for epoch in range(20):
         one, two = straight[epoch, 0], flipping[epoch, 0]
@@ -133,37 +134,37 @@ def test_flip_mirrors_image_and_saliency_alike(data: DataConfig) -> None:
 
 
 def test_scale_jitter_changes_the_scale_only_when_it_is_a_range(data: DataConfig) -> None:
-    fixed = L2GDataset(data, replace(SMALL, scale_jitter=[1.5, 1.5]), 0)[0, 0]
-    same = L2GDataset(data, replace(SMALL, short_side=60), 0)[0, 0]
+    fixed = ViewDataset(data, replace(SMALL, scale_jitter=[1.5, 1.5]), 0)[0, 0]
+    same = ViewDataset(data, replace(SMALL, short_side=60), 0)[0, 0]
     torch.testing.assert_close(fixed["images"], same["images"], rtol=0, atol=0)
-    assert not torch.equal(L2GDataset(data, replace(SMALL, scale_jitter=[1.0, 2.0]), 0)[0, 0]["images"], fixed["images"])
+    assert not torch.equal(ViewDataset(data, replace(SMALL, scale_jitter=[1.0, 2.0]), 0)[0, 0]["images"], fixed["images"])
     with pytest.raises(UserError, match=r"l2g.scale_jitter is .* but l2g.resize=square"):
-        L2GDataset(data, replace(SMALL, resize="square", scale_jitter=[0.5, 1.0]), 0)
+        ViewDataset(data, replace(SMALL, resize="square", scale_jitter=[0.5, 1.0]), 0)
 
 
 def test_no_saliency_needs_no_folder(data: DataConfig) -> None:
     options = replace(SMALL, saliency="none")
-    item = L2GDataset(replace(data, saliency_dir="none"), options, 0)[0, 0]
+    item = ViewDataset(replace(data, saliency_dir="none"), options, 0)[0, 0]
     assert item["saliency"].shape == (1, 32, 32) and item["saliency"].eq(1).all()
-    torch.testing.assert_close(item["images"], L2GDataset(data, SMALL, 0)[0, 0]["images"], rtol=0, atol=0)
+    torch.testing.assert_close(item["images"], ViewDataset(data, SMALL, 0)[0, 0]["images"], rtol=0, atol=0)
     with pytest.raises(UserError, match=r"saliency map folder .*none cannot be read"):
-        L2GDataset(replace(data, saliency_dir="none"), SMALL, 0)
+        ViewDataset(replace(data, saliency_dir="none"), SMALL, 0)
 
 
 def test_saliency_without_normalisation(data: DataConfig) -> None:
-    raw, scaled = (L2GDataset(data, replace(SMALL, saliency_norm=norm), 0)[0, 0]["saliency"] for norm in ("none", "crop"))
+    raw, scaled = (ViewDataset(data, replace(SMALL, saliency_norm=norm), 0)[0, 0]["saliency"] for norm in ("none", "crop"))
     torch.testing.assert_close(raw / raw.max(), scaled)
 
 
 def test_wrong_files_are_named(data: DataConfig) -> None:
-    dataset = L2GDataset(data, SMALL, 0)
+    dataset = ViewDataset(data, SMALL, 0)
     saliency = Path(data.root) / "Sal" / "img_001.png"
     Image.new("L", (40, 48)).save(saliency)
     with pytest.raises(UserError, match=r"saliency map .*img_001.png is 40x48 pixels, expected 48x40"):
         dataset[0, 1]
     saliency.unlink()
     with pytest.raises(UserError, match=r"1 of 6 saliency map files are missing in .*: img_001.png"):
-        L2GDataset(data, SMALL, 0)
+        ViewDataset(data, SMALL, 0)
     photo = Path(data.root) / "JPEGImages" / "img_002.jpg"
     photo.write_bytes(photo.read_bytes()[:200])
     with pytest.raises(UserError, match=r"img_002.jpg is damaged"):

@@ -13,12 +13,13 @@ from deeplab import predict as deeplab_test
 from deeplab import train as deeplab_train
 from deeplab.outputs import FINAL, models_dir
 from scripts import make_cams as test_l2g
-from scripts.build import build_network
+from scripts.build import build_inference_network
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from tests.tiny_data import tiny_config, write_tiny_voc
 from utils.data.images import read_cam
 from utils.errors import UserError
 from utils.runtime.device import compile_in_place
+from utils.training.weights import published_state
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def test_cam_inference_compiles_one_code_for_all_sizes(tmp_path: Path, compiled:
     # Fewer than 16 channels take another way (models/pointwise.py) at some sizes.
     common = (f"cam.checkpoint={checkpoint}", "cam.scales=[0.5,1.0]", "cam.label_dir=''", "model.width=0.25")
     plain = tiny_config(tmp_path, *common)
-    network = build_network(plain)
-    torch.save(network.to_published(network.state_dict()), checkpoint)
+    network = build_inference_network(plain)
+    torch.save(published_state(network), checkpoint)
     test_l2g.run(plain)
     assert not compiled
     fast = tiny_config(tmp_path, *common, f"run_dir={tmp_path / 'fast'}", "compile=true")

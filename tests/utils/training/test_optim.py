@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import TrainConfig
-from utils.training.optim import build_optimizer, learning_rate, set_learning_rate
+from models.method import interleaved_groups
+from utils.training.optim import Schedule, build_optimizer, set_learning_rate
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "lr_schedule.npz")
 
@@ -18,11 +18,11 @@ def _groups() -> dict[str, list[torch.nn.Parameter]]:
 
 
 def test_poly_schedule_and_its_strange_momentum_equal_published() -> None:
-    config = TrainConfig(schedule="poly", lr=0.1, poly_power=0.7, momentum=0.0005, nesterov=False, weight_decay=0.0)
-    groups = _groups()
-    optimizer = build_optimizer([groups], config)
+    groups = interleaved_groups([_groups()], 10.0)
+    optimizer = build_optimizer(groups, kind="sgd", lr=0.1, weight_decay=0.0, momentum=0.0005)
+    schedule = Schedule("poly", power=0.7)
     for step, expected in enumerate(GOLDEN["poly_lr"]):
-        set_learning_rate(optimizer, learning_rate(config, epoch=0, step=step, steps=int(GOLDEN["poly_max_step"])))
+        set_learning_rate(optimizer, schedule.rate(0.1, epoch=0, step=step, steps=int(GOLDEN["poly_max_step"])))
         np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], expected, rtol=1e-6)
         for group in optimizer.param_groups:
             group["params"][0].grad = torch.ones(1)
@@ -32,21 +32,30 @@ def test_poly_schedule_and_its_strange_momentum_equal_published() -> None:
 
 
 def test_step_schedule_equals_published() -> None:
-    config = TrainConfig(schedule="step", lr=0.001, decay_epochs=[5])
-    rates = [learning_rate(config, epoch=e, step=e, steps=10) for e in range(10)]
+    schedule = Schedule("step", epochs=[5])
+    rates = [schedule.rate(0.001, epoch=e, step=e, steps=10) for e in range(10)]
     np.testing.assert_allclose(rates, GOLDEN["voc_epoch_lr"][:, 0], rtol=1e-6)
     np.testing.assert_allclose(np.array(rates) * 10, GOLDEN["voc_epoch_lr"][:, 1], rtol=1e-6)
 
 
 def test_groups_of_networks_are_interleaved() -> None:
     first, second = _groups(), _groups()
-    optimizer = build_optimizer([first, second], TrainConfig(lr=0.5))
+    groups = interleaved_groups([first, second], 10.0)
+    optimizer = build_optimizer(groups, kind="sgd", lr=0.5, weight_decay=0.0005, momentum=0.9, nesterov=True)
     assert [g["lr_scale"] for g in optimizer.param_groups] == [1, 1, 2, 2, 10, 10, 20, 20]
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.5, 1, 1, 5, 5, 10, 10]
     assert optimizer.param_groups[1]["params"][0] is second["pretrained_weights"][0]
 
 
-def test_classification_phase_has_its_own_rate_and_warm_up() -> None:
-    config = TrainConfig(lr=0.1, classify_lr=0.01, classify_epochs=2, warmup_iters=4, decay_epochs=[])
-    assert learning_rate(config, epoch=0, step=0, steps=10) == pytest.approx(0.0025)
-    assert learning_rate(config, epoch=1, step=9, steps=10) == pytest.approx(0.01)
-    assert learning_rate(config, epoch=2, step=4, steps=10) == pytest.approx(0.1)
+def test_normalisation_is_a_group_without_decay() -> None:
+    norm = {"norm": [torch.nn.Parameter(torch.ones(1))]}
+    groups = interleaved_groups([{**_groups(), **norm}, _groups()], 10.0)
+    optimizer = build_optimizer(groups, kind="adamw", lr=0.5, weight_decay=0.1, momentum=0.9)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1] * 8 + [0.0] * 2
+
+
+def test_warm_up_rises_to_the_rate_of_the_phase() -> None:
+    schedule = Schedule("step", warmup=4)
+    assert schedule.rate(0.01, epoch=0, step=0, steps=10) == pytest.approx(0.0025)
+    assert schedule.rate(0.01, epoch=1, step=9, steps=10) == pytest.approx(0.01)
+    assert schedule.rate(0.1, epoch=2, step=4, steps=10) == pytest.approx(0.1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.training.state import Identity, Position, TrainState
+from utils.training.state import LAST, TrainState
 
 
 class _Network(nn.Linear):
@@ -26,17 +26,17 @@ def _state(seed: int, outputs: int = 2) -> TrainState:
     optimizer = torch.optim.SGD([p for n in networks.values() for p in n.parameters()], lr=0.1, momentum=0.9)
     sum(n(torch.ones(1, 3)).sum() for n in networks.values()).backward()
     optimizer.step()
-    return TrainState(networks, optimizer, Identity(seed=7, batch_size=2, backbone="x"))
+    return TrainState(networks, optimizer, {"seed": 7, "train.batch_size": 2})
 
 
 def test_resume_restores_everything(tmp_path: Path) -> None:
     one, other = _state(0), _state(1)
-    one.position = Position(3, 4, 50)
-    one.save(tmp_path, keep=True)
+    one.position, one.latest, one.best = 50, [0.5, 0.25], 0.7
+    one.save(tmp_path / LAST)
     assert other.resume("auto", tmp_path) == tmp_path / "last.pth"
-    at = other.position
-    assert (at.epoch, at.batch, at.counter) == (3, 4, 50)
-    assert (tmp_path / "epoch_2.pth").exists()
+    assert (other.position, other.latest, other.best) == (50, [0.5, 0.25], 0.7)
+    assert 0 < one.seconds <= other.seconds
+    assert set(torch.load(tmp_path / LAST, weights_only=True)["state_dict"]) == {"p_weight", "p_bias"}
     for key, network in one.networks.items():
         for name, value in network.state_dict().items():
             assert torch.equal(value, other.networks[key].state_dict()[name])
@@ -50,18 +50,10 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 def test_other_runs_are_refused(tmp_path: Path) -> None:
-    _state(0).save(tmp_path)
+    _state(0).save(tmp_path / LAST)
     changed = _state(0)
-    changed.identity = Identity(seed=8, batch_size=2, backbone="x")
+    changed.identity = {"seed": 8, "train.batch_size": 2}
     with pytest.raises(UserError, match="seed=7"):
         changed.resume("auto", tmp_path)
-    with pytest.raises(UserError, match=r"does not fit model.backbone=x"):
+    with pytest.raises(UserError, match=r"does not fit this network.*section model"):
         _state(0, outputs=5).resume("auto", tmp_path)
-
-
-def test_transfer_starts_from_the_classifier() -> None:
-    state = _state(0)
-    state.start_transfer()
-    global_net, local_net = state.networks["state_dict"], state.networks["local_dict"]
-    assert torch.equal(global_net.state_dict()["weight"], local_net.state_dict()["weight"])
-    assert not state.optimizer.state

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.l2g import (
+from models.layers.transfer import (
     align_to_patches,
     background_loss,
     extract_patches,
-    normalise_cams,
+    patch_attention,
     resize_saliency,
     saliency_pooled_logits,
     transfer_target,
     winner_map,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def _stats(values: torch.Tensor) -> list[float]:
@@ -29,9 +29,9 @@ def _stats(values: torch.Tensor) -> list[float]:
 @pytest.mark.parametrize(("name", "threshold", "background"), [("voc", 0.001, "indicator"), ("coco", 0.1, "value")])
 def test_target_equals_published(name: str, threshold: float, background: str) -> None:
     golden = np.load(GOLDEN / f"kd_target_{name}.npz")
-    attention = normalise_cams(torch.from_numpy(golden["feat_local"]), torch.from_numpy(golden["label"]))
+    attention = patch_attention(torch.from_numpy(golden["feat_local"]), torch.from_numpy(golden["label"]))
     saliency = resize_saliency(torch.from_numpy(golden["crop_sals"]).float() / 255, (10, 10))
-    target = transfer_target(attention, saliency, threshold=threshold, background_target=background)  # type: ignore[arg-type]
+    target = transfer_target(attention, saliency, threshold=threshold, background_target=background)
     channels = golden["channels"] if "channels" in golden else np.arange(attention.shape[1])
     for key, ours in (("normalised", attention), ("winner", winner_map(attention)), ("target", target)):
         np.testing.assert_allclose(ours[:, channels].numpy(), golden[key], atol=1e-7, rtol=0, err_msg=key)
@@ -65,9 +65,9 @@ def test_normalising_per_image_keeps_weak_patches_weak() -> None:
     score_map = torch.zeros(2, 2, 2, 2)
     score_map[0, 0, 0, 0], score_map[1, 0, 0, 0] = 4.0, 1.0
     labels = torch.ones(1, 1)
-    assert normalise_cams(score_map, labels)[1].max() == pytest.approx(1.0)
-    assert normalise_cams(score_map, labels, per_image=True)[1].max() == pytest.approx(0.25)
-    assert normalise_cams(score_map + 1, labels, drop_background=True)[:, 1].max() == 0
+    assert patch_attention(score_map, labels)[1].max() == pytest.approx(1.0)
+    assert patch_attention(score_map, labels, per_image=True)[1].max() == pytest.approx(0.25)
+    assert patch_attention(score_map + 1, labels, drop_background=True)[:, 1].max() == 0
 
 
 def test_complement_target_is_a_distribution_where_a_class_wins() -> None:
