@@ -27,11 +27,11 @@ from deeplab.inference import image_logits
 from deeplab.losses import LossModule
 from deeplab.network import MultiScale, segmentation_groups
 from deeplab.predict import predicted_labels
-from models.layers.cpu_convs import training_format
+from models.layers.cpu_convs import INFERENCE_FORMAT, training_format
 from utils.data.lists import Item
 from utils.data.samplers import sample_rng
 from utils.evaluation.metrics import confusion_matrix
-from utils.runtime.device import INFERENCE_FORMAT, autocast_for
+from utils.runtime.device import autocast_for
 from utils.training.optim import build_optimizer
 
 CLASSES, IGNORED = 21, 255

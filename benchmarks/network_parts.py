@@ -15,8 +15,9 @@ from benchmarks.sizes import Settings
 from configs.schema import CamConfig, TrainConfig
 from models.l2g import L2GSettings
 from models.layers import transfer
+from models.layers.cpu_convs import INFERENCE_FORMAT
 from utils.cams.inference import CamSettings, infer_batch
-from utils.runtime.device import INFERENCE_FORMAT, autocast_for
+from utils.runtime.device import autocast_for
 
 VOC_CLASSES = 20
 # Classes of the image CAMs are made of.

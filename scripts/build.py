@@ -1,24 +1,29 @@
-"""Wiring shared by the programs: configuration to method, networks and weights."""
+"""Wiring shared by the programs: configuration to method, networks and weights.
+
+Networks are imported where they are built: worker processes of programs without networks import this module too.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from configs.fields import compose
 from configs.schema import Config
-from models.layers.cpu_convs import training_format
-from models.method import Method, find_method
 from utils.config import load_schema, parse_schema_args
 from utils.errors import user_errors
 from utils.runtime.device import compile_in_place
-from utils.training.weights import load_weights, read_weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from models.method import Method
 
 
 def config_schema(content: Mapping[str, Any]) -> type[Config]:
     """Return the schema for a configuration's raw content: all shared sections, and that of the `method` it names."""
+    from models.method import find_method
+
     with user_errors():
         method = find_method(str(content.get("method", Config.method)))
     section = method.section or method.name
@@ -37,8 +42,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     return load_schema(path, overrides, config_schema)
 
 
-def build_method(cfg: Config, device: torch.device) -> Method:
+def build_method(cfg: Config, device: "torch.device") -> "Method":
     """Build the configured method with its initial weights on `device`, in the memory layouts that suit its networks."""
+    from models.layers.cpu_convs import training_format
+    from models.method import find_method
+
     with user_errors():
         method = find_method(cfg.method)(cfg)
     for index, network in enumerate(method.networks().values()):
@@ -49,18 +57,20 @@ def build_method(cfg: Config, device: torch.device) -> Method:
     return method.to(device)
 
 
-def build_inference_network(cfg: Config, network: str = "global") -> nn.Module:
+def build_inference_network(cfg: Config, network: str = "global") -> "nn.Module":
     """Build, with random weights, the network CAMs come from (`models.method.ScoreNetwork`)."""
+    from models.method import find_method
+
     with user_errors():
         return find_method(cfg.method).inference_network(cfg, network)
 
 
-def compile_inference(network: nn.Module, device: torch.device) -> None:
+def compile_inference(network: "nn.Module", device: "torch.device") -> None:
     """Have the network's trunk compiled for pictures of any size."""
     compile_in_place(_trunk(network), device, sizes_vary=True)
 
 
-def load_initial_weights(network: nn.Module, cfg: Config, source: str = "global") -> None:
+def load_initial_weights(network: "nn.Module", cfg: Config, source: str = "global") -> None:
     """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack).
 
     Args:
@@ -68,6 +78,8 @@ def load_initial_weights(network: nn.Module, cfg: Config, source: str = "global"
         cfg: the run.
         source: global or local, which network of a training checkpoint `train.init_from`.
     """
+    from utils.training.weights import load_weights, read_weights
+
     if cfg.train.init_from:
         load_weights(network, read_weights(cfg.train.init_from, source), source=cfg.train.init_from)
     elif cfg.model.pretrained:
@@ -82,6 +94,6 @@ def load_initial_weights(network: nn.Module, cfg: Config, source: str = "global"
         )
 
 
-def _trunk(network: nn.Module) -> nn.Module:
+def _trunk(network: "nn.Module") -> "nn.Module":
     trunk: nn.Module = getattr(network, "backbone", network)
     return trunk

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from configs.schema import Config
+from models.layers.cpu_convs import INFERENCE_FORMAT
 from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import write_refine_maps
@@ -31,7 +32,7 @@ from utils.data.loading import SizedBatch, build_loader
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
-from utils.runtime.device import INFERENCE_FORMAT, autocast_for, set_threads
+from utils.runtime.device import autocast_for, set_threads
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
 from utils.training.trainer import Waiting

@@ -1,6 +1,8 @@
 """The rules of the house: who may import whom, how large rooms may get, how far a reader has to walk."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,13 @@ def test_the_program_stays_small() -> None:
     assert sum(lines.values()) <= MOST_LINES
     assert sum(1 for path, count in lines.items() if count > 1) <= MOST_FILES
     assert max(lines.values()) <= 400, max(lines, key=lambda path: lines[path])
+
+
+@pytest.mark.parametrize("program", ["evaluate_cams", "gen_gt", "refine_cams", "visualize_cams", "check_data", "prepare_voc"])
+def test_programs_without_networks_start_without_torch(program: str) -> None:
+    """Loading it takes seconds, and each of their worker processes would do so."""
+    code = f"import sys, scripts.{program}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_checks_see_something(tmp_path: Path) -> None:

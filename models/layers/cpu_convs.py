@@ -80,6 +80,8 @@ class _SameSizeDepthwise(torch.autograd.Function):
         return of_images, of_weight, None, None
 
 
+# Layout of networks that are only evaluated, on any device; for those that train see `training_format`.
+INFERENCE_FORMAT = torch.channels_last
 # Below this many input channels torch (2.15) crashes on CPUs, see `PointwiseConv2d`.
 SAFE_CHANNELS = 16
 

@@ -6,17 +6,19 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 from numpy.typing import NDArray
-from torch import Tensor
 
 from configs.schema import Config
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
 from utils.files import atomic_path, write_text_atomic
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # An image id and its present classes, 0-based ascending.
 LabelledId = tuple[str, tuple[int, ...]]
@@ -218,7 +220,7 @@ class CamWriter:
         self.cam_dir, self.label_dir = cam_dir, label_dir
         self._pool = BoundedPool(threads)
 
-    def write(self, image_id: str, classes: Sequence[int], cams: Tensor, labels: Tensor | None) -> None:
+    def write(self, image_id: str, classes: Sequence[int], cams: "Tensor", labels: "Tensor | None") -> None:
         """Queue one image.
 
         Args:

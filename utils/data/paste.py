@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import default_collate
 
 from configs.paste_schema import PasteConfig
 from utils.data.classes import label_value
@@ -321,8 +320,11 @@ def collate_views(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     A batch of B pairs holds 2 B of everything but "id", which names the B images once: they are its share of the step.
     """
+    from torch.utils.data import default_collate  # here: worker processes of other programs import this module too
+
     if PASTED not in items[0]:
-        return default_collate(list(items))
+        collated: dict[str, Any] = default_collate(list(items))
+        return collated
     views = [item[name] for name in (PASTED, ORIGINAL) for item in items]
     batch: dict[str, Any] = default_collate(views)
     batch["id"] = batch["id"][: len(items)]

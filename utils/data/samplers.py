@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Sampler
 
 # Keeps the streams of different purposes apart.
 _SAMPLE, _STEP, _ORDER = range(3)
@@ -47,7 +46,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 Key = tuple[int, int]
 
 
-class EpochBatchSampler(Sampler[list[Key]]):
+class EpochBatchSampler:
     """Batches of (epoch, index) keys for one process, from any position in an epoch.
 
     Global batch g is positions g * batch_size to (g + 1) * batch_size of the epoch's order, whatever the number of

@@ -1,4 +1,4 @@
-"""Numeric precision, memory layout and threads, chosen by device."""
+"""Precision, compiling, threads and memory, by device. Torch is loaded where it is used: worker processes import this too."""
 
 import os
 import resource
@@ -7,21 +7,18 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-# Of networks that are only evaluated, on any device; for those that train see models/pointwise.py.
-INFERENCE_FORMAT = torch.channels_last
+    from torch import nn
 
 
-def autocast_for(precision: str, device: torch.device) -> AbstractContextManager[object]:
+def autocast_for(precision: str, device: "torch.device") -> AbstractContextManager[object]:
     """Return the forward pass's context: auto is bf16 autocast on CUDA and float32 on the CPU."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        import torch
+
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
@@ -29,13 +26,15 @@ def autocast_for(precision: str, device: torch.device) -> AbstractContextManager
 def set_threads(threads: int) -> None:
     """Limit this process to `threads` CPU threads; 0 leaves torch's default."""
     if threads > 0:
+        import torch
+
         torch.set_num_threads(threads)
 
 
 BACKEND = "inductor"
 
 
-def compile_in_place(module: nn.Module, device: torch.device, *, sizes_vary: bool) -> None:
+def compile_in_place(module: "nn.Module", device: "torch.device", *, sizes_vary: bool) -> None:
     """Have `module` compiled at its first call (minutes on a CPU), in place; keys of its state stay as they are.
 
     Args:

@@ -11,13 +11,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from types import TracebackType
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.errors import UserError
 from utils.runtime.log import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -178,7 +178,9 @@ class HostCopy:
         tensors: of one device; at least one.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: "Sequence[Tensor]") -> None:
+        import torch
+
         self._ready: torch.cuda.Event | None = None
         if tensors[0].device.type != "cuda":
             self._copies = [t.cpu() for t in tensors]
@@ -187,7 +189,7 @@ class HostCopy:
         self._ready = torch.cuda.Event()
         self._ready.record()
 
-    def wait(self) -> list[Tensor]:
+    def wait(self) -> "list[Tensor]":
         """Return the copies once they are complete."""
         if self._ready is not None:
             self._ready.synchronize()

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch.utils.data import Sampler
-
 from utils.data.samplers import EpochBatchSampler, Key
 
 
@@ -113,7 +111,7 @@ class Plan:
         return f"epoch {epoch} batch {batch + 1}/{self.per_epoch}"
 
 
-class PlannedBatches(Sampler[list[Key]]):
+class PlannedBatches:
     """One process's share of all mini-batches of a plan from a position on, epoch after epoch; see `EpochBatchSampler`."""
 
     def __init__(self, plan: Plan, position: int, *, rank: int, world: int) -> None:
