@@ -1,8 +1,9 @@
 """What every schema is made of: keys that carry their own documentation, and rules between them."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Schema = TypeVar("Schema", bound="Checked")
 
@@ -45,6 +46,12 @@ def compose(schema: type[Schema], sections: Mapping[str, type]) -> type[Schema]:
         schema: top-level schema.
         sections: YAML section -> dataclass; those `schema` has already stay as they are.
     """
+    composed: type[Schema] = _composed(cast(Any, schema), tuple(sections.items()))
+    return composed
+
+
+@functools.cache  # the same sections are the same class, so that configurations can be compared
+def _composed(schema: Any, sections: tuple[tuple[str, type], ...]) -> Any:
     known = {entry.name for entry in fields(schema)}
-    more = [(name, kind, field(default_factory=kind)) for name, kind in sections.items() if name not in known]
+    more = [(name, kind, field(default_factory=kind)) for name, kind in sections if name not in known]
     return make_dataclass(schema.__name__, more, bases=(schema,)) if more else schema

@@ -304,9 +304,27 @@ class PseudoConfig:
     cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
     min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
     workers: int = key(0, "processes; 0 is one per core")
-    crf: bool = key(
-        False, "refine the class scores with a dense CRF (section crf) before labelling, seconds an image; published: no"
+    refine: Any = key(
+        "none",
+        "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf, "
+        "seconds an image)",
     )
+
+
+@dataclass
+class RefineConfig(Checked):
+    """Section `refine`: CAMs refined as a whole folder (scripts.refine_cams)."""
+
+    by: Any = key("dense_crf", "refiner, or several in the order they run")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine")
+    out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png")
+    background: float = key(0.25, "score of background beside the CAMs, in [0, 1]")
+    workers: int = key(0, "processes; 0 is one per core")
+    overwrite: bool = key(False, "redo finished images instead of skipping them")
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        return [(0 <= self.background <= 1, f"{name}background is {self.background}, expected in [0, 1]")]
 
 
 @dataclass
@@ -331,6 +349,7 @@ class Config(Checked):
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from configs.deeplab_schema import DeepLabConfig
 from deeplab import convert, crf, demo, train
 from deeplab import predict as test
-from utils.config import parse_schema_args
+from deeplab.settings import parse_args
 from utils.errors import UserError, run_program
 
 
@@ -60,7 +59,7 @@ def _evaluate(command: ModuleType, argv: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--model-path", type=Path)
     known, rest = parser.parse_known_args(argv)
-    command.run(parse_schema_args(rest, command.__doc__ or "", DeepLabConfig), known.model_path)
+    command.run(parse_args(rest, command.__doc__ or ""), known.model_path)
 
 
 if __name__ == "__main__":

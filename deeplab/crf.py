@@ -1,7 +1,8 @@
-"""Refine a network's predictions by a dense CRF and score them; no logits need to be on disk.
+"""Refine a network's predictions by a dense CRF, or any refiner, and score them; no logits need to be on disk.
 
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml [--model-path checkpoint.pth] [key=value ...]
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml crf.image=published crf.backend=torch
+    python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml refine=NAME        # see models/refiners
 
 Logits come from the files `test` left (test.save_logits) where all are there and of these weights, else from the network:
 without --model-path, of checkpoint_final.pth. Network, CRF, writing and scoring overlap: on a CPU the CRF runs on crf.workers
@@ -22,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.evaluation import evaluate, require_weights, usable_logits
+from deeplab.evaluation import build_configured, evaluate, require_weights, usable_logits
 from deeplab.inference import full_size, infer, load_network
 from deeplab.outputs import FINAL, Confusion, find_logits, models_dir, read_logits, settle
-from models.refiners.dense_crf import DenseCrf, crf_from_config
+from models.refiners import Chain, Refiner
+from models.refiners.dense_crf import DenseCrf
 from utils.data.images import read_image
 from utils.data.lists import Item
-from utils.errors import user_errors
 from utils.runtime.device import set_threads
 from utils.runtime.log import progress
 from utils.runtime.parallel import BoundedPool, HostCopy, cores, map_progress
@@ -48,30 +49,23 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     """
     set_threads(cfg.threads)
     with setup(cfg.device) as place:
-        crf = build_crf(cfg, place.device if place.device.type == "cuda" else None)
+        refiner = build_configured(cfg, place)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None
-        work = partial(_refine_all, cfg, crf, path, usable_logits(cfg, place, recorded), place)
+        work = partial(_refine_all, cfg, refiner, path, usable_logits(cfg, place, recorded), place)
         return evaluate(cfg, place, recorded, crf=True, work=work)
 
 
-def build_crf(cfg: DeepLabConfig, device: torch.device | None = None) -> DenseCrf:
-    """Return the configured CRF, its picture made with the network's mean; `device` as `dense_crf` takes it."""
-    mean = cfg.image.mean
-    with user_errors():
-        return crf_from_config(cfg.crf, mean=(mean.r, mean.g, mean.b), device=device)
-
-
-def refined_labels(crf: DenseCrf, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the (H, W) label map a CRF makes of (classes, h, w) logits and an (H, W, 3) RGB picture."""
+def refined_labels(refiner: Refiner | Chain, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the (H, W) label map a refiner makes of (classes, h, w) logits and an (H, W, 3) RGB picture."""
     probabilities = full_size(logits, (image.shape[0], image.shape[1])).softmax(0)
-    refined = crf(probabilities.numpy(), image)
+    refined = refiner.refine(probabilities.numpy(), image)
     return np.asarray(refined.argmax(0), np.uint8)
 
 
 def _refine_all(
     cfg: DeepLabConfig,
-    crf: DenseCrf,
+    refiner: Refiner | Chain,
     path: Path,
     saved: Path | None,
     place: Dist,
@@ -88,20 +82,20 @@ def _refine_all(
     else:
         network = load_network(cfg, require_weights(path), place)
         logits = infer(cfg, network, items, place)
-    if place.device.type == "cuda" and crf.backend == "torch":
-        _on_gpu(cfg, crf, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
+    if place.device.type == "cuda" and isinstance(refiner, DenseCrf) and refiner.backend == "torch":
+        _on_gpu(cfg, refiner, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
         return
     tasks = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
-    work = partial(_refine_one, crf, cfg.dataset.n_classes, folder)
+    work = partial(_refine_one, refiner, cfg.dataset.n_classes, folder)
     workers = cfg.crf.workers or max(1, cores() // place.world)
     for counts in map_progress(work, tasks, workers=workers, what="CRF", total=len(items)):
         confusion.add(counts)
 
 
-def _refine_one(crf: DenseCrf, n_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
+def _refine_one(refiner: Refiner | Chain, n_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
     item, source = task
     logits = read_logits(source, n_classes) if isinstance(source, Path) else torch.from_numpy(source)
-    labels = refined_labels(crf, logits, _read_picture(item))
+    labels = refined_labels(refiner, logits, _read_picture(item))
     return settle(item, labels, n_classes=n_classes, folder=folder)
 
 

@@ -21,14 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig, ImageConfig
-from deeplab.crf import build_crf, refined_labels
-from deeplab.evaluation import require_weights
+from deeplab.crf import refined_labels
+from deeplab.evaluation import build_configured, require_weights
 from deeplab.inference import load_network, predict
 from deeplab.network import MultiScale
 from deeplab.outputs import FINAL, models_dir
 from deeplab.predict import predicted_labels
-from models.refiners.dense_crf import DenseCrf
-from utils.config import parse_schema_args
+from deeplab.settings import parse_args
 from utils.data.classes import BACKGROUND, class_names, palette
 from utils.data.images import read_image, write_png
 from utils.data.transforms import to_input
@@ -51,22 +50,22 @@ class Demo:
         cfg: configuration.
         weights: checkpoint.
         place: where to compute.
-        crf: refine by the CRF the configuration describes.
+        crf: refine as the configuration says.
     """
 
     def __init__(self, cfg: DeepLabConfig, weights: Path, place: Dist, *, crf: bool) -> None:
         self.cfg, self.place = cfg, place
         self.network: MultiScale = load_network(cfg, weights, place)
-        self.crf: DenseCrf | None = build_crf(cfg) if crf else None
+        self.refiner = build_configured(cfg, place) if crf else None
         self.names = [name for value, name in enumerate(class_names(cfg.dataset)) if value != BACKGROUND]
 
     def label(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:
         """Return the (H, W, 3) RGB picture at test size, and its (H, W) label map."""
         small = resize_long_side(picture, self.cfg.image.size.test)
         logits = predict(self.cfg, self.network, demo_input(small, self.cfg.image)[None], self.place)[0]
-        if self.crf is None:
+        if self.refiner is None:
             return small, predicted_labels(logits, (small.shape[0], small.shape[1])).cpu().numpy()
-        return small, refined_labels(self.crf, logits.float().cpu(), small)
+        return small, refined_labels(self.refiner, logits.float().cpu(), small)
 
     def overlay(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:
         """Return the overlay with its legend, and the label map."""
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--crf", action="store_true")
     known, rest = parser.parse_known_args(argv)
-    cfg = parse_schema_args(rest, __doc__ or "", DeepLabConfig)
+    cfg = parse_args(rest, __doc__ or "")
     set_threads(cfg.threads)
     if (known.image_path is None) == (known.camera_id is None):
         raise UserError("give either --image-path FILE_OR_FOLDER or --camera-id NUMBER")

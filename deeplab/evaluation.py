@@ -1,7 +1,6 @@
 """What the test and crf commands have in common: the split, continuing, totals, scores, the server's archive."""
 
 import contextlib
-import dataclasses
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +20,12 @@ from deeplab.outputs import (
     logits_dir,
     predictions_dir,
     prepare,
-    read_about,
     recount,
     scores_dir,
     split_finished,
     tested_split,
 )
-from models.refiners.dense_crf import resolve_backend
+from models.refiners import Chain, Refiner, build_refiner
 from utils.config import flat_settings, save_config
 from utils.data.classes import class_names
 from utils.data.lists import Item, evaluation_items
@@ -37,6 +35,7 @@ from utils.files import atomic_path, lock_folder
 from utils.runtime.cards import SEGMENTATION_REFINED, SEGMENTATION_TEST, StageCard, set_name, write_card
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, barrier, shard
+from utils.runtime.provenance import differing, read_source
 
 # The folder the VOC evaluation server expects.
 SERVER_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -115,11 +114,11 @@ def usable_logits(cfg: DeepLabConfig, place: Dist, model_path: Path | None) -> P
     Logits of unknown origin (the published program's) are taken, and so are all when there are no weights to make others.
     """
     folder = logits_dir(cfg)
-    about = read_about(folder)
+    about = read_source(folder)
     if about is None or model_path is None:
         return folder
     wanted = describe(cfg, place, model_path, crf=False)
-    if all(about.get(key) == value for key, value in wanted.items()):
+    if not differing(about, wanted, ignored=("Kind",)):
         return folder
     get_logger(rank=place.rank).info("logits in %s are of other weights or views: not used", folder)
     return None
@@ -166,20 +165,29 @@ def _report(
 
 
 def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: bool) -> dict[str, Any]:
-    """Return what predictions follow from: weights (path, size, time), views, CRF settings."""
+    """Return what predictions follow from: weights (path, size, time), views, settings of the refiner."""
     stat = model_path.stat() if model_path is not None else None
     weights = None if stat is None else {"Path": str(model_path), "Bytes": stat.st_size, "Modified": stat.st_mtime_ns}
-    settings = dataclasses.asdict(cfg.crf)
-    settings.pop("workers")
-    if crf:
-        with user_errors():
-            settings["backend"] = resolve_backend(cfg.crf.backend, place.device)
     return {
         "Weights": weights,
         "Model": cfg.model.name,
         "Views": {"scales": list(cfg.test.scales), "flip": cfg.test.flip, "msc_scales": list(cfg.model.msc_scales)},
-        "CRF": settings if crf else None,
+        "CRF": build_configured(cfg, place).settings() if crf else None,
     }
+
+
+def build_configured(cfg: DeepLabConfig, place: Dist) -> Refiner | Chain:
+    """Return the refiner of the crf command, its picture made with the network's mean; on the GPU where there is one.
+
+    Raises:
+        UserError: when `refine` names none or an unknown one, and for their settings.
+    """
+    mean, device = cfg.image.mean, str(place.device) if place.device.type == "cuda" else None
+    with user_errors():
+        refiner = build_refiner(cfg.refine, cfg, mean=(mean.r, mean.g, mean.b), device=device)
+    if refiner is None:
+        raise UserError("refine is none, so there is nothing for crf to do; name a refiner, e.g. refine=dense_crf")
+    return refiner
 
 
 def write_archive(path: Path, folder: Path, items: Sequence[Item]) -> None:

@@ -1,6 +1,5 @@
 """What is made of a split (label maps, logits): written, counted against ground truth, and continued after a stop."""
 
-import json
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from utils.data.images import image_size, read_label_map, write_png
 from utils.data.lists import Item
 from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix
-from utils.files import atomic_path, remove_leftovers, write_text_atomic
+from utils.files import atomic_path, remove_leftovers
 from utils.runtime.processes import Dist, sum_over_ranks
+from utils.runtime.provenance import NOTE, differing, read_source, write_source
 
 LOGIT_SUFFIXES = (".npy", ".npz")
 KEY = "logits"  # of the archive that `write_logits` makes
@@ -69,9 +69,6 @@ def read_logits(path: Path, n_classes: int) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-ABOUT = "about.json"
-
-
 def prepare(folder: Path, about: Mapping[str, Any], suffixes: Sequence[str]) -> None:
     """Make `folder` ready for files made as `about` says: those made in another way are removed first.
 
@@ -84,21 +81,12 @@ def prepare(folder: Path, about: Mapping[str, Any], suffixes: Sequence[str]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    if read_about(folder) == about:
+    if (found := read_source(folder)) is not None and not differing(found, about):
         return
-    (folder / ABOUT).unlink(missing_ok=True)
+    (folder / NOTE).unlink(missing_ok=True)
     for old in [path for path in folder.iterdir() if path.suffix in suffixes]:
         old.unlink()
-    write_text_atomic(folder / ABOUT, json.dumps(about, indent=2, sort_keys=True) + "\n")
-
-
-def read_about(folder: Path) -> dict[str, Any] | None:
-    """Return what the files of `folder` follow from; None where that is not known."""
-    try:
-        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    write_source(folder, about)
 
 
 def split_finished(items: Sequence[Item], folder: Path | None, logits: Path | None) -> tuple[list[Item], list[Item]]:

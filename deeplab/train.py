@@ -21,9 +21,10 @@ from deeplab.dataset import CropDataset
 from deeplab.losses import LossModule
 from deeplab.network import MultiScale, build_deeplab, segmentation_groups
 from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
+from deeplab.settings import parse_args
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
-from utils.config import flat_settings, parse_schema_args, save_config
+from utils.config import flat_settings, save_config
 from utils.data.lists import training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
@@ -41,7 +42,7 @@ from utils.training.weights import save_weights
 
 def main(argv: list[str]) -> None:
     """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
-    code = run(parse_schema_args(argv, __doc__ or "", DeepLabConfig))
+    code = run(parse_args(argv, __doc__ or ""))
     if code:
         sys.exit(code)
 
@@ -129,7 +130,7 @@ def build_plan(cfg: DeepLabConfig, images: int) -> Plan:
 
 def build_schedule(cfg: DeepLabConfig) -> Schedule:
     """Return base * (1 - done / T)^power, `done` a multiple of `lr_decay` (published)."""
-    return Schedule("poly", power=cfg.solver.poly_power, hold=cfg.solver.lr_decay, warmup=cfg.train.warmup_iters)
+    return Schedule("poly", power=cfg.solver.poly_power, hold=cfg.solver.lr_decay, to_zero=True, warmup=cfg.train.warmup_iters)
 
 
 def build_course(cfg: DeepLabConfig, dataset: CropDataset) -> Course:

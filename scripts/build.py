@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.fields import compose
 from configs.schema import Config
+from models.refiners import refiner_sections
 from utils.config import load_schema, parse_schema_args
 from utils.errors import user_errors
 from utils.runtime.device import compile_in_place
@@ -27,9 +28,15 @@ def config_schema(content: Mapping[str, Any]) -> type[Config]:
     with user_errors():
         method = find_method(str(content.get("method", Config.method)))
     section = method.section or method.name
-    schema = compose(Config, {section: method.Settings})
+    named = [_inside(content, "pseudo", "refine"), _inside(content, "refine", "by")]
+    schema = compose(Config, {section: method.Settings, **refiner_sections(named)})
     schema.section = section
     return schema
+
+
+def _inside(content: Mapping[str, Any], section: str, key: str) -> Any:
+    inside = content.get(section)
+    return inside.get(key) if isinstance(inside, Mapping) else None
 
 
 def parse_args(argv: list[str], doc: str) -> Config:

@@ -2,7 +2,7 @@
 
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=saliency [key=value ...]
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=threshold pseudo.threshold=0.25   # published rule
-    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.crf=true [crf.bi_rgb_std=3 ...]   # with a dense CRF
+    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.refine=dense_crf [crf.bi_rgb_std=3 ...]
 
 Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
 <pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
@@ -13,9 +13,10 @@ stage card. Labels that are there already are written anew.
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from configs.schema import Config
+from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
 from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
@@ -26,9 +27,6 @@ from utils.evaluation.metrics import score
 from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import LABELS, StageCard, own_name, set_name, write_card
-
-if TYPE_CHECKING:
-    from models.refiners.dense_crf import DenseCrf
 
 REPORT = "pseudo_labels.json"
 
@@ -55,7 +53,7 @@ def run(cfg: Config) -> dict[str, Any]:
         out_dir=out_dir,
         num_classes=cfg.data.num_classes,
         rule=cfg.pseudo,
-        crf=_crf(cfg) if cfg.pseudo.crf else None,
+        refiner=_refiner(cfg),
     )
     _check(cfg, source)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
@@ -75,7 +73,7 @@ def run(cfg: Config) -> dict[str, Any]:
 
 def _card(cfg: Config, result: dict[str, Any], counts: LabelCounts, names: list[str]) -> StageCard:
     split, fusion = set_name(cfg.data.eval_list), cfg.pseudo.fusion
-    refiner = "dense_crf" if cfg.pseudo.crf else ""
+    refiner = "_".join(refiner_names(cfg.pseudo.refine))
     kind = "_".join(filter(None, ("pseudo", fusion, refiner)))
     title = f"Pseudo labels, {fusion}" + (f" + {refiner.replace('_', ' ')}" if refiner else "")
     usual = ("pseudo_seg_labels", f"pseudo_{fusion}", f"pseudo_{split}", kind, split)
@@ -101,12 +99,9 @@ def _card(cfg: Config, result: dict[str, Any], counts: LabelCounts, names: list[
     )
 
 
-def _crf(cfg: Config) -> "DenseCrf":
-    # Imported where it is asked for: it needs torch, which takes every worker process seconds to load.
-    from models.refiners.dense_crf import crf_from_config
-
+def _refiner(cfg: Config) -> Refiner | Chain | None:
     with user_errors():
-        return crf_from_config(cfg.crf)
+        return build_refiner(cfg.pseudo.refine, cfg)
 
 
 def _check(cfg: Config, source: LabelSource) -> None:
@@ -127,7 +122,7 @@ def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict
     scores = scores_to_dict(score(counts.confusion), names)
     return {
         "fusion": source.rule.fusion,
-        "crf": source.crf.settings() if source.crf else None,
+        "refined": source.refiner.settings() if source.refiner else None,
         "images": counts.images,
         "images_ignored": counts.images_ignored,
         "images_compared": counts.images_compared,
@@ -139,7 +134,7 @@ def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict
 
 
 def _report(result: dict[str, Any], counts: LabelCounts, names: list[str], out_dir: Path, label_dir: Path) -> None:
-    rule = f"fusion={result['fusion']}{', refined by a dense CRF' if result['crf'] else ''}"
+    rule = f"fusion={result['fusion']}{', refined' if result['refined'] else ''}"
     print(
         f"{result['images']} pseudo labels ({rule}) in {out_dir}: {result['foreground']:.1%} foreground, "
         f"{result['ignored']:.1%} ignored, {result['images_ignored']} images ignored entirely"

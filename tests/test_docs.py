@@ -38,7 +38,8 @@ def _module_exists(name: str) -> bool:
 def missing_files(text: str) -> list[str]:
     """Return the configurations, the program files and the scripts of the root named in a text that do not exist."""
     files = set(re.findall(r"\b(?:configs/[\w/]+\.yaml|(?:configs|models|utils|scripts|deeplab|tests)/[\w/]+\.py)\b", text))
-    named = files - WRITTEN_BY_USERS | set(re.findall(r"\./\w+\.sh\b", text))
+    written = set(re.findall(r"`([\w/.]+)`:\n\n```", text))  # by the reader, from the page
+    named = files - WRITTEN_BY_USERS - written | set(re.findall(r"\./\w+\.sh\b", text))
     return sorted(name for name in named if not (ROOT / name).exists())
 
 

@@ -7,7 +7,7 @@ give the same labels: `pydensecrf`, the established library (CPU), and `torch`, 
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.schema import CrfConfig
-from models.refiners import mean_field
+from models.refiners import PUBLISHED_MEAN, mean_field
 from models.refiners.mean_field import (
     LOWEST_PROBABILITY,
     Array,
@@ -53,11 +53,9 @@ def refine_by_library(probabilities: NDArray[np.float32], image: NDArray[np.uint
     return np.asarray(crf.inference(p.iterations), np.float32).reshape(classes, height, width)
 
 
-__all__ = ["BACKENDS", "DenseCrf", "crf_from_config", "dense_crf", "dense_crf_batch", "published_image", "resolve_backend"]
+__all__ = ["BACKENDS", "DenseCrf", "dense_crf", "dense_crf_batch", "published_image", "resolve_backend"]
 
 BACKENDS = ("auto", "pydensecrf", "torch")
-# Mean of the published segmentation networks' input, R, G, B in grey levels.
-PUBLISHED_MEAN = (122.675, 116.669, 104.008)
 
 Device = torch.device | str | None
 
@@ -166,7 +164,7 @@ def resolve_backend(name: str, device: Device = None) -> str:
 
 @dataclass(frozen=True)
 class DenseCrf:
-    """A configured CRF that travels between processes; call it with (C, H, W) probabilities and an RGB image.
+    """The CRF as a refiner (see `models.refiners`), with a form for batches on a GPU.
 
     Attributes:
         parameters: constants of the model.
@@ -183,9 +181,31 @@ class DenseCrf:
     drop_below: float
     device: str | None
 
-    def __call__(self, probabilities: Array, image: NDArray[np.uint8]) -> Array:
+    section: ClassVar[str] = "crf"
+    Settings: ClassVar[type] = CrfConfig
+
+    @classmethod
+    def from_settings(cls, settings: CrfConfig, *, mean: Sequence[float] = PUBLISHED_MEAN, device: Device = None) -> "DenseCrf":
+        """Return the CRF section `crf` describes, checked; `mean` matters for `crf.image: published` alone.
+
+        Raises:
+            ValueError: for a value out of range, or a backend that is not installed.
+        """
+        if not 0 <= settings.drop_below < 1:
+            raise ValueError(f"crf.drop_below is {settings.drop_below}, expected in [0, 1)")
+        if settings.image not in ("true", "published"):
+            raise ValueError(f"crf.image is '{settings.image}', expected true or published")
+        red, green, blue = mean
+        s = settings
+        return cls(
+            CrfParameters(s.iter_max, s.pos_w, s.pos_xy_std, s.bi_w, s.bi_xy_std, s.bi_rgb_std),
+            resolve_backend(s.backend, device), s.image, (red, green, blue), s.drop_below,
+            None if device is None else str(device),
+        )  # fmt: skip
+
+    def refine(self, scores: Array, image: NDArray[np.uint8]) -> Array:
         """Return refined probabilities (C, H, W) float32; `image` (H, W, 3) uint8 RGB. Errors as in `dense_crf`."""
-        return self.batch([probabilities], [image])[0]
+        return self.batch([scores], [image])[0]
 
     def batch(self, probabilities: Sequence[Array], images: Sequence[NDArray[np.uint8]]) -> list[Array]:
         """Refine several images at once."""
@@ -202,29 +222,6 @@ class DenseCrf:
             "backend": self.backend, "image": self.image, "drop_below": self.drop_below, "iter_max": p.iterations,
             "pos_w": p.pos_w, "pos_xy_std": p.pos_xy_std, "bi_w": p.bi_w, "bi_xy_std": p.bi_xy_std, "bi_rgb_std": p.bi_rgb_std,
         }  # fmt: skip
-
-
-def crf_from_config(cfg: CrfConfig, *, mean: Sequence[float] = PUBLISHED_MEAN, device: Device = None) -> DenseCrf:
-    """Return the CRF a configuration describes, checked.
-
-    Args:
-        cfg: section `crf`.
-        mean: of the network's input, R, G, B in grey levels; matters for `crf.image: published` alone.
-        device: where the torch backend works; None is the device of the probabilities.
-
-    Raises:
-        ValueError: for a value out of range, or a backend that is not installed.
-    """
-    if not 0 <= cfg.drop_below < 1:
-        raise ValueError(f"crf.drop_below is {cfg.drop_below}, expected in [0, 1)")
-    if cfg.image not in ("true", "published"):
-        raise ValueError(f"crf.image is '{cfg.image}', expected true or published")
-    red, green, blue = mean
-    return DenseCrf(
-        CrfParameters(cfg.iter_max, cfg.pos_w, cfg.pos_xy_std, cfg.bi_w, cfg.bi_xy_std, cfg.bi_rgb_std),
-        resolve_backend(cfg.backend, device), cfg.image, (red, green, blue), cfg.drop_below,
-        None if device is None else str(device),
-    )  # fmt: skip
 
 
 def _device(device: Device, probabilities: NDArray[np.float32] | Tensor) -> torch.device:

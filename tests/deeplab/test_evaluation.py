@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from PIL import Image
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf
 from deeplab import predict as test
+from deeplab.evaluation import build_configured
 from deeplab.network import build_deeplab
 from deeplab.outputs import Confusion, archive_path, logits_dir, predictions_dir, scores_dir
+from models.refiners.dense_crf import DenseCrf
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
 from utils.data.lists import Item, evaluation_items
@@ -98,7 +100,7 @@ def test_batches_as_on_a_gpu_give_the_same(tmp_path: Path, monkeypatch: pytest.M
 
     def refine() -> None:
         sources = ((item, logits_dir(cfg) / f"{item.image_id}.npy") for item in items)
-        crf._on_gpu(cfg, crf.build_crf(cfg), place, sources, tmp_path / "batches", confusion)
+        crf._on_gpu(cfg, cast(DenseCrf, build_configured(cfg, place)), place, sources, tmp_path / "batches", confusion)
 
     refine()
     assert confusion.counts.tolist() == result["Confusion Matrix"]

@@ -109,7 +109,7 @@ def test_the_averaged_loss_equals_published() -> None:
 
 
 def test_a_borrowed_mini_batch_counts_nothing() -> None:
-    module = LossModule(build(), balanced=False, reduce_counts=lambda counts: counts)
+    module = LossModule(build(), balanced=False, reduce_counts=lambda counts: counts).train()
     batch = {"images": torch.zeros(1, 3, 65, 65), "labels": torch.ones(1, 65, 65, dtype=torch.long)}
     assert module({**batch, "share": 1.0})["loss"] > 0
     assert module({**batch, "share": 0.0})["loss"] == 0

@@ -105,7 +105,7 @@ CASES: list[tuple[Damage, str, int, int]] = [
 def test_damage_is_found(
     cfg: Config, damage: Damage, kind: str, count: int, stopping: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_data, "_parameters", lambda cfg: 1000)  # building a network takes longer than all else
+    monkeypatch.setattr(check_data, "parameter_count", lambda cfg: 1000)  # building a network takes longer than all else
     damage(_root(cfg))
     result = run(cfg)
     assert _kinds(result)[kind] == (count, stopping)

@@ -126,13 +126,13 @@ def test_crf_makes_labels_follow_the_picture(tmp_path: Path, fusion: str) -> Non
     Image.fromarray(picture).save(tmp_path / "JPEGImages/a.jpg", quality=100)
     overrides = [f"pseudo.fusion={fusion}", "crf.backend=torch", "pseudo.salient=256"]
     plain = run(make_config(tmp_path, 3, *overrides))
-    refined = run(make_config(tmp_path, 3, "pseudo.crf=true", *overrides))
+    refined = run(make_config(tmp_path, 3, "pseudo.refine=dense_crf", *overrides))
     (card,) = read_cards(tmp_path / "out")  # the plain labels are written over
     assert card.key == f"pseudo_{fusion}_dense_crf_train"
     assert (card.mean_iou, card.images, Path(card.maps)) == (refined["mean_iou"], 1, tmp_path / "pseudo_seg_labels")
     run(make_config(tmp_path, 3, f"pseudo.out_dir={tmp_path}/out/pseudo_{fusion}", *overrides))
     assert [one.key for one in read_cards(tmp_path / "out")] == [f"pseudo_{fusion}_train", card.key]
-    assert plain["crf"] is None and refined["crf"]["backend"] == "torch" and refined["crf"]["bi_xy_std"] == 67
+    assert plain["refined"] is None and refined["refined"]["backend"] == "torch" and refined["refined"]["bi_xy_std"] == 67
     assert plain["iou"]["class1"] == pytest.approx(20 / 24) and refined["iou"]["class1"] > 0.97
     assert (read_label(tmp_path / "pseudo_seg_labels/a.png") == truth).mean() > 0.99
 
@@ -140,6 +140,6 @@ def test_crf_makes_labels_follow_the_picture(tmp_path: Path, fusion: str) -> Non
 def test_crf_settings_out_of_range(tmp_path: Path) -> None:
     write_saliency_set(tmp_path)
     with pytest.raises(UserError, match="bi_rgb_std"):
-        run(make_config(tmp_path, 3, "pseudo.crf=true", "crf.bi_rgb_std=0"))
+        run(make_config(tmp_path, 3, "pseudo.refine=dense_crf", "crf.bi_rgb_std=0"))
     # Not looked at where no CRF runs.
     run(make_config(tmp_path, 3, "crf.bi_rgb_std=0"))

@@ -213,16 +213,6 @@ def test_cams_read_by_another_activation_are_not_kept_silently(tmp_path: Path, f
         test_l2g.run(_ready(tmp_path, f"cam.activation={second}"))
 
 
-def test_cams_from_before_there_was_a_choice_of_activation_count_as_relu(tmp_path: Path) -> None:
-    cfg = _ready(tmp_path)
-    done = test_l2g.run(cfg)["images"]
-    source = Path(cfg.cam.dir) / "source.json"
-    recorded = json.loads(source.read_text())
-    del recorded["activation"]
-    source.write_text(json.dumps(recorded))
-    assert test_l2g.run(cfg)["skipped"] == done
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_truncated_image_is_named(tmp_path: Path, workers: int, batch_size: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,9 @@ Refiner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 class ImageRefiner(Protocol):
     """A refiner of `models.refiners`, seen from here."""
 
-    def __call__(self, probabilities: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    def refine(self, scores: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
-    def settings(self) -> dict[str, float | str]: ...
+    def settings(self) -> dict[str, Any]: ...
 
 
 def fuse_threshold(
@@ -141,7 +141,7 @@ class LabelSource:
     """Where images `<id>.jpg`, saliency, CAMs and ground truth are, where labels go, and by which rule.
 
     `label_dir` None: there is no ground truth to compare with; otherwise images without a file in it are not compared.
-    `crf` refines the scores.
+    `refiner` improves the scores first.
     """
 
     image_dir: Path
@@ -151,7 +151,7 @@ class LabelSource:
     out_dir: Path
     num_classes: int
     rule: PseudoConfig
-    crf: "ImageRefiner | None" = None
+    refiner: "ImageRefiner | None" = None
 
 
 @dataclass
@@ -181,8 +181,8 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
         UserError: naming a file that is missing, damaged or of the wrong size.
     """
     total = _no_counts(source.num_classes)
-    # A CRF takes seconds an image: progress is by image.
-    size = CHUNK if source.crf is None else 1
+    # A refiner may take seconds an image: progress is by image.
+    size = CHUNK if source.refiner is None else 1
     what = f"label ({size} image(s) each)"
     for counts in map_progress(partial(label_chunk, source), chunked(tasks, size), workers=workers, what=what):
         total.add(counts)
@@ -213,10 +213,10 @@ def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> ND
 
 
 def _refiner(source: LabelSource, image_id: str) -> Refiner | None:
-    if source.crf is None:
+    if source.refiner is None:
         return None
     image = np.asarray(read_image(source.image_dir / f"{image_id}.jpg"))
-    return partial(source.crf, image=image)
+    return partial(source.refiner.refine, image=image)
 
 
 def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDArray[np.uint8]) -> None:

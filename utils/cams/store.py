@@ -1,6 +1,5 @@
 """The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
 
-import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from configs.schema import Config
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
-from utils.files import atomic_path, write_text_atomic
+from utils.files import atomic_path
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
+from utils.runtime.provenance import claim_folder, read_source, write_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
             "set data.label_list to a list that covers data.eval_list"
         )
     tasks = [(image_id, labels[image_id]) for image_id in ids]
-    _check_cams(cam_dir, tasks, _file_names(cam_dir))
+    _check_cams(cam_dir, tasks, file_names(cam_dir))
     return tasks
 
 
@@ -61,7 +61,7 @@ def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]
         UserError: when the folder cannot be read.
     """
     found: dict[str, list[int]] = {}
-    for name in _file_names(folder):
+    for name in file_names(folder):
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
         if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
             found.setdefault(image_id, []).append(int(class_index))
@@ -73,7 +73,12 @@ def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ..
     return [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
 
 
-def _file_names(folder: Path) -> set[str]:
+def file_names(folder: Path) -> set[str]:
+    """Return the names of a folder's files.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
     try:
         return {entry.name for entry in os.scandir(folder)}
     except OSError as error:
@@ -91,7 +96,6 @@ def _check_cams(folder: Path, tasks: Sequence[LabelledId], names: set[str]) -> N
         )
 
 
-SOURCE_NAME = "source.json"
 READ_BYTES = 1 << 24
 
 
@@ -99,8 +103,8 @@ def describe_source(cfg: Config) -> dict[str, Any]:
     """Return what CAMs depend on: the checkpoint's content and the settings of the `cam` and `data` sections."""
     cam = cfg.cam
     return {
-        "checkpoint": cam.checkpoint,
-        "crc32": _checksum(Path(cam.checkpoint)),
+        "checkpoint_path": cam.checkpoint,
+        "checkpoint": checksum(Path(cam.checkpoint)),
         "network": cam.network,
         "scales": list(cam.scales),
         "flip": cam.flip,
@@ -124,12 +128,15 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
         UserError: when the folder's CAMs come from another checkpoint or other settings.
     """
     folder = Path(cfg.cam.dir)
-    folder.mkdir(parents=True, exist_ok=True)
     if cfg.cam.overwrite:
         _remove(folder, Path(cfg.cam.label_dir) if cfg.cam.label_dir else None, set(images))
-    else:
-        _check_same(folder, source)
-    write_text_atomic(folder / SOURCE_NAME, json.dumps(source, indent=2) + "\n")
+        write_source(folder, source)
+        return
+    # The same weights and pictures under another name are the same source, and label maps may be added or left out.
+    ignored = {"checkpoint_path", "image_dir"}
+    if None in (source["label_threshold"], (read_source(folder) or source).get("label_threshold")):
+        ignored.add("label_threshold")
+    claim_folder(folder, source, "use cam.overwrite=true to replace them or another cam.dir to keep them", ignored)
 
 
 def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
@@ -156,27 +163,6 @@ def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
     return [(image_id, classes) for image_id, classes in images if not finished(image_id, classes)]
 
 
-def _check_same(folder: Path, source: dict[str, Any]) -> None:
-    path = folder / SOURCE_NAME
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); use cam.overwrite=true or another cam.dir") from error
-    found = {"activation": "relu", **found}  # folders from before there was a choice do not say it
-    # The same weights and pictures under another name are the same source, and label maps may be added or left out.
-    ignored = {"checkpoint", "image_dir"}
-    if None in (source["label_threshold"], found.get("label_threshold")):
-        ignored.add("label_threshold")
-    other = [key for key in source if key not in ignored and found.get(key) != source[key]]
-    if other:
-        raise UserError(
-            f"{folder} holds CAMs made with another {other[0] if other[0] != 'crc32' else 'checkpoint'} (see {path}); "
-            "use cam.overwrite=true to replace them or another cam.dir to keep them"
-        )
-
-
 def _remove(folder: Path, label_dir: Path | None, images: set[str]) -> None:
     for name in _names(folder):
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
@@ -193,7 +179,7 @@ def _names(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder)}
 
 
-def _checksum(path: Path) -> int:
+def checksum(path: Path) -> int:
     """Return the file's CRC-32: a gigabyte a second."""
     value = 0
     try:

@@ -43,6 +43,7 @@ class Schedule:
         hold: poly: the rate changes every so many steps (published segmentation stage: 10).
         epochs: 0-based, of the whole run.
         factor: of step.
+        to_zero: poly: beyond the last step the rate is 0, which the published segmentation stage logs; else it stays.
         warmup: optimiser steps of linear warm-up at each phase's beginning; 0 is none.
     """
 
@@ -51,6 +52,7 @@ class Schedule:
     hold: int = 1
     epochs: Sequence[int] = ()
     factor: float = 0.1
+    to_zero: bool = False
     warmup: int = 0
 
     def rate(self, lr: float, *, epoch: int, step: int, steps: int) -> float:
@@ -59,11 +61,12 @@ class Schedule:
         Args:
             lr: base rate of the phase.
             epoch: 0-based, of the whole run.
-            step: 0-based, of the phase; beyond its end a poly rate is 0.
+            step: 0-based, of the phase.
             steps: of the phase.
         """
         if self.kind == "poly":
-            rate = lr * (1 - min(step // self.hold * self.hold, steps) / steps) ** self.power
+            last = steps if self.to_zero else steps - 1
+            rate = lr * (1 - min(step // self.hold * self.hold, last) / steps) ** self.power
         else:
             rate = lr * self.factor ** sum(epoch >= e for e in self.epochs)
         return rate * ((step + 1) / self.warmup) if step < self.warmup else rate

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.runtime.provenance import differing
 from utils.training.weights import own_state, published_state
 
 FORMAT = 1
@@ -168,7 +169,6 @@ class TrainState:
         return path
 
     def _check_same_run(self, path: Path, then: Mapping[str, Any]) -> None:
-        if dict(then) != self.identity:
-            before = " ".join(f"{key}={value}" for key, value in then.items())
-            now = " ".join(f"{key}={value}" for key, value in self.identity.items())
+        if other := differing(then, self.identity):
+            before, now = (" ".join(f"{key}={side.get(key)}" for key in other) for side in (then, self.identity))
             raise UserError(f"{path} was trained with {before}, not {now}; use the same values or start anew")

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from configs.schema import CrfConfig
 from models.refiners import dense_crf as crf_pydensecrf
 from models.refiners import mean_field as crf_torch
-from models.refiners.dense_crf import crf_from_config, dense_crf, dense_crf_batch, published_image, resolve_backend
+from models.refiners.dense_crf import DenseCrf, dense_crf, dense_crf_batch, published_image, resolve_backend
 from models.refiners.mean_field import CrfParameters
-from utils.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deeplab" / "crf.npz"
 SETS: dict[str, dict[str, Any]] = {
@@ -208,7 +207,7 @@ def test_wrong_arrays_are_named() -> None:
 )
 def test_constants_out_of_range(wrong: dict[str, Any]) -> None:
     probabilities, image = make_case(3, 8, 9)
-    with pytest.raises(UserError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         dense_crf(probabilities, image, **wrong)
 
 
@@ -219,30 +218,30 @@ def test_too_many_lattice_cells_is_an_error() -> None:
 
 
 def test_choice_of_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="'numpy', expected one of auto, pydensecrf, torch"):
+    with pytest.raises(ValueError, match="'numpy', expected one of auto, pydensecrf, torch"):
         resolve_backend("numpy")
     monkeypatch.setattr("models.refiners.dense_crf.is_importable", lambda: True)
     assert resolve_backend("auto") == "pydensecrf" and resolve_backend("auto", "cuda:0") == "torch"
     assert resolve_backend("torch") == "torch"
     monkeypatch.setattr("models.refiners.dense_crf.is_importable", lambda: False)
     assert resolve_backend("auto") == "torch"
-    with pytest.raises(UserError, match="pydensecrf2"):
+    with pytest.raises(ValueError, match="pydensecrf2"):
         resolve_backend("pydensecrf")
 
 
 def test_from_config(golden: dict[str, Any]) -> None:
     rgb = golden["image_raw_bgr"][:, :, ::-1]
-    published = crf_from_config(CrfConfig(backend="torch", image="published"), mean=MEAN)
-    refined = published(golden["prob"], rgb)
+    published = DenseCrf.from_settings(CrfConfig(backend="torch", image="published"), mean=MEAN)
+    refined = published.refine(golden["prob"], rgb)
     np.testing.assert_allclose(refined, golden["Q_A_wrapped"], atol=1e-4)
     np.testing.assert_array_equal(published.batch([golden["prob"]], [rgb])[0], refined)
     assert published.settings() == {
         "backend": "torch", "image": "published", "drop_below": 0.0, "iter_max": 10,
         "pos_w": 3.0, "pos_xy_std": 1.0, "bi_w": 4.0, "bi_xy_std": 67.0, "bi_rgb_std": 3.0,
     }  # fmt: skip
-    plain = crf_from_config(CrfConfig(backend="torch", iter_max=2, drop_below=0.05))
+    plain = DenseCrf.from_settings(CrfConfig(backend="torch", iter_max=2, drop_below=0.05))
     expected = dense_crf(golden["prob"], rgb, backend="torch", iterations=2, drop_below=0.05)
-    np.testing.assert_array_equal(plain(golden["prob"], rgb), expected)
+    np.testing.assert_array_equal(plain.refine(golden["prob"], rgb), expected)
 
 
 @pytest.mark.parametrize(
@@ -250,5 +249,5 @@ def test_from_config(golden: dict[str, Any]) -> None:
 )
 def test_from_config_out_of_range(wrong: dict[str, Any]) -> None:
     name = {"iter_max": "iterations"}.get(next(iter(wrong)), next(iter(wrong)))
-    with pytest.raises(UserError, match=name):
-        crf_from_config(CrfConfig(**wrong))
+    with pytest.raises(ValueError, match=name):
+        DenseCrf.from_settings(CrfConfig(**wrong))

@@ -9,7 +9,7 @@ import pytest
 from configs.schema import Config
 from utils.prepare.disk import RunSize, bytes_needed, disk_findings
 
-SIZE = RunSize(images=100, labels=150, train_images=100, pixels=1000.0, parameters=1000)
+SIZE = RunSize(images=100, labels=150, train_images=100, pixels=1000.0, parameters=2000)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -24,8 +24,8 @@ def _config(tmp_path: Path) -> Config:
 def test_bytes_by_hand(tmp_path: Path) -> None:
     cfg = _config(tmp_path)
     needs = dict(bytes_needed(cfg, SIZE).values())
-    # Two networks and momentum, twice (old and new file), and the weights alone.
-    assert needs["checkpoints"] == 4 * (2 * 1000 * 2 * 2 + 1000)
+    # Weights and momentum, twice (old and new file), and the weights alone.
+    assert needs["checkpoints"] == 4 * (2000 * 2 * 2 + 2000)
     assert needs["TensorBoard"] == 5 << 20  # 30 batches, every sixth
     assert needs["CAMs"] == 150 * 1000 // 4
     assert needs["pseudo labels"] == 6000

@@ -1,0 +1,144 @@
+"""Refine whole folders of CAMs before they are scored and labelled, by a dense CRF or any other refiner.
+
+    python -m scripts.refine_cams --config configs/l2g_voc.yaml refine.by=dense_crf [key=value ...]
+    python -m scripts.evaluate_cams --config configs/l2g_voc.yaml eval.cam_dir=runs/exp_voc/ms/refined eval.out=refined.json
+    python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.cam_dir=runs/exp_voc/ms/refined pseudo.threshold=0.5
+
+Reads <refine.cam_dir>/<id>_<class>.png for the images of data.eval_list. Background scores refine.background at every pixel; it
+and the CAMs, divided by their sum, go through the refiners; each class's refined probability becomes
+<refine.out_dir>/<id>_<class>.png (about 0.5 is then the natural threshold). Finished images are skipped unless
+refine.overwrite=true, so a stopped run continues.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema import Config
+from models.refiners import Chain, Refiner, build_refiner, refiner_names
+from scripts.build import parse_args
+from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids
+from utils.config import flat_settings
+from utils.data.folder import image_path
+from utils.data.images import read_cam, read_image, write_png
+from utils.errors import UserError, run_program, user_errors
+from utils.files import lock_folder, remove_leftovers
+from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
+from utils.runtime.parallel import map_progress
+from utils.runtime.provenance import claim_folder, read_source, write_source
+
+MAX_GREY = 255
+
+
+@dataclass(frozen=True)
+class RefineWork:
+    """What a worker process needs: where pictures and CAMs are, and what to do with them."""
+
+    image_path: "partial[Path]"
+    cam_dir: Path
+    out_dir: Path
+    refiner: Refiner | Chain
+    background: float
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and refine."""
+    run(parse_args(argv, __doc__ or ""))
+
+
+def run(cfg: Config) -> int:
+    """Refine as configured; returns how many images were done.
+
+    Raises:
+        UserError: for wrong input, naming the file, an unknown refiner, or a folder that holds other maps.
+    """
+    started, refine = time.monotonic(), cfg.refine
+    cam_dir, out_dir = Path(refine.cam_dir), Path(refine.out_dir)
+    if cam_dir.resolve() == out_dir.resolve():
+        raise UserError(f"refine.out_dir is refine.cam_dir ({cam_dir}), whose maps would be lost; set another")
+    with user_errors():
+        refiner = build_refiner(refine.by, cfg)
+    if refiner is None:
+        raise UserError("refine.by is none, so there is nothing to do; name a refiner, e.g. refine.by=dense_crf")
+    tasks = read_labelled_ids(cfg, cam_dir)
+    with lock_folder(out_dir):
+        remove_leftovers(out_dir)
+        source = {
+            "cams": read_source(cam_dir) or str(cam_dir),
+            "refiner": {"names": list(refiner_names(refine.by)), **refiner.settings()},
+            "background": refine.background,
+        }
+        if refine.overwrite:
+            write_source(out_dir, source)
+        else:
+            claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
+        there = set() if refine.overwrite else file_names(out_dir)
+        todo = [task for task in tasks if not _finished(task, there)]
+        work = RefineWork(partial(image_path, cfg.data), cam_dir, out_dir, refiner, refine.background)
+        done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
+    print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
+    if done:
+        _write_card(cfg, refiner, done, time.monotonic() - started)
+    return done
+
+
+def refine_image(work: RefineWork, task: LabelledId) -> int:
+    """Refine the CAMs of one image in this process; returns 1."""
+    image_id, classes = task
+    if classes:
+        image = read_image(work.image_path(image_id))
+        cams = [read_cam(cam_path(work.cam_dir, image_id, k), image.size) for k in classes]
+        refined = refined_cams(work.refiner, np.asarray(image), cams, work.background)
+        for k, cam in zip(classes, refined, strict=True):
+            write_png(cam_path(work.out_dir, image_id, k), cam)
+    return 1
+
+
+def refined_cams(
+    refiner: Refiner | Chain, image: NDArray[np.uint8], cams: Sequence[NDArray[np.uint8]], background: float
+) -> NDArray[np.uint8]:
+    """Return (K, H, W) 8-bit CAMs: 255 times the refined probabilities, so that about 0.5 is their natural threshold.
+
+    Args:
+        refiner: of probabilities.
+        image: (H, W, 3) RGB.
+        cams: K maps (H, W), 8-bit.
+        background: its score beside theirs, in [0, 1].
+    """
+    scores = np.stack([np.full(image.shape[:2], background, np.float32), *(cam / np.float32(MAX_GREY) for cam in cams)])
+    scores /= np.maximum(scores.sum(axis=0), np.finfo(np.float32).tiny)
+    maps = np.asarray(refiner.refine(scores, image), np.float32)[1:]
+    return np.rint(maps.clip(0, 1) * MAX_GREY).astype(np.uint8)
+
+
+def _finished(task: LabelledId, names: set[str]) -> bool:
+    image_id, classes = task
+    return all(cam_path(Path(), image_id, k).name in names for k in classes)
+
+
+def _write_card(cfg: Config, refiner: Refiner | Chain, images: int, seconds: float) -> None:
+    split, names = set_name(cfg.data.eval_list), refiner_names(cfg.refine.by)
+    title = f"Refined CAMs, {' + '.join(names).replace('_', ' ')}"
+    usual = ("ms", "refined", split)
+    card = StageCard(
+        *own_name("_".join(("refined", *names, split)), title, cfg.run_dir, [cfg.refine.out_dir], usual),
+        program="scripts.refine_cams",
+        order=REFINED,
+        output=cfg.refine.out_dir,
+        images=images,
+        seconds=seconds,
+        settings=flat_settings(cfg),
+        facts=[(key, str(value)) for key, value in refiner.settings().items()],
+        split=split,
+        list_file=cfg.data.eval_list,
+    )
+    write_card(cfg.run_dir, card)
+
+
+if __name__ == "__main__":
+    run_program(main)

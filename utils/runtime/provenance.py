@@ -1,0 +1,57 @@
+"""What made these files, and may I go on? A note beside them of what they follow from, compared with what is wanted."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.files import write_text_atomic
+
+NOTE = "source.json"
+
+
+def read_source(folder: Path) -> dict[str, Any] | None:
+    """Return what the files of a folder follow from; None where no note says so.
+
+    Raises:
+        UserError: for a note that cannot be read.
+    """
+    path = folder / NOTE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete the folder {folder} or name another one") from error
+    return content if isinstance(content, dict) else None
+
+
+def write_source(folder: Path, source: Mapping[str, Any]) -> None:
+    """Note in a folder (made if missing) what its files follow from."""
+    write_text_atomic(folder / NOTE, json.dumps(source, indent=2, sort_keys=True) + "\n")
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], ignored: Collection[str] = ()) -> list[str]:
+    """Return the names under which two sources differ, those of `wanted` first."""
+    names = [*wanted, *(name for name in found if name not in wanted)]
+    return [name for name in names if name not in ignored and found.get(name) != wanted.get(name)]
+
+
+def claim_folder(folder: Path, source: Mapping[str, Any], way_out: str, ignored: Collection[str] = ()) -> None:
+    """Make sure that the files of a folder, if any, follow from `source`, and note it there.
+
+    Args:
+        folder: made if missing.
+        source: what its files will follow from.
+        way_out: what a user can do where that differs, the end of a sentence.
+        ignored: names that may differ.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    found = read_source(folder)
+    if found is not None and (other := differing(found, source, ignored)):
+        named = ", ".join(other)
+        raise UserError(f"{folder} holds files made with another {named} (see {folder / NOTE}); {way_out}")
+    write_source(folder, source)
