@@ -46,12 +46,13 @@ def compose(schema: type[Schema], sections: Mapping[str, type]) -> type[Schema]:
         schema: top-level schema.
         sections: YAML section -> dataclass; those `schema` has already stay as they are.
     """
-    composed: type[Schema] = _composed(cast(Any, schema), tuple(sections.items()))
+    known = {entry.name for entry in fields(schema)}
+    new = tuple((name, kind) for name, kind in sections.items() if name not in known)
+    composed: type[Schema] = _composed(cast(Any, schema), new)
     return composed
 
 
 @functools.cache  # the same sections are the same class, so that configurations can be compared
 def _composed(schema: Any, sections: tuple[tuple[str, type], ...]) -> Any:
-    known = {entry.name for entry in fields(schema)}
-    more = [(name, kind, field(default_factory=kind)) for name, kind in sections if name not in known]
+    more = [(name, kind, field(default_factory=kind)) for name, kind in sections]
     return make_dataclass(schema.__name__, more, bases=(schema,)) if more else schema

@@ -1,11 +1,9 @@
 """Geometry of the published training views, and the way from PIL images to tensors."""
 
-import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,118 +15,10 @@ from torch import Tensor
 from configs.deeplab_schema import ChannelsConfig, ImageConfig
 from utils.data.images import read_image
 
-# Pixels of a strip; a float32 plane of it is 128 KiB. Also below the sizes from which OpenCV would start threads, which
-# must not happen before loader processes fork.
-STRIP_PIXELS = 2**15
-
-
-def strips(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Yield views of consecutive rows of `pixels` (H, W, ...), about `STRIP_PIXELS` pixels each."""
-    rows = max(1, STRIP_PIXELS // max(1, pixels.shape[1]))
-    for first in range(0, len(pixels), rows):
-        yield pixels[first : first + rows]
-
-
-_HUE_LEVELS = 256
-# Sextants of PIL's colour circle: hue byte h lies in sextant floor(6 h / 255), at the fractional part.
-_SEXTANTS = 6
-# Which of (largest, middle, smallest) red, green and blue are; bits: red >= green (1), green >= blue (2), red >= blue (4).
-_RANKS = {7: (0, 1, 2), 5: (0, 2, 1), 6: (1, 0, 2), 2: (2, 0, 1), 1: (1, 2, 0), 0: (2, 1, 0)}
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """PIL's RGB -> HSV -> RGB, taken apart.
-
-    Attributes:
-        hue: uint8, index order << 16 | chroma << 8 | middle, where chroma is largest minus smallest channel and middle is
-            middle minus smallest.
-        depth: float32, index value << 8 | chroma: value times saturation, how far a channel can fall below the value.
-        fall: for red, green, blue, float32 by hue byte: the share of the depth that channel falls.
-    """
-
-    hue: NDArray[np.uint8]
-    depth: NDArray[np.float32]
-    fall: tuple[NDArray[np.float32], ...]
-
-
-def turn_hue(pixels: NDArray[np.uint8], shift: int) -> None:
-    """Add `shift` (wrapping at 256) to PIL's hue byte of (H, W, 3) RGB pixels, in place."""
-    tables = _tables()
-    step = np.uint8(shift % _HUE_LEVELS)
-    for strip in strips(pixels):
-        _turn_strip(strip, step, tables)
-
-
-def _turn_strip(rgb: NDArray[np.uint8], step: np.uint8, tables: _Tables) -> None:
-    red, green, blue = cv2.split(rgb)
-    high, low = cv2.max(red, green), cv2.min(red, green)
-    middle = cv2.max(low, cv2.min(high, blue))
-    value, low = cv2.max(high, blue), cv2.min(low, blue)
-    chroma = cv2.subtract(value, low)
-    order = (red >= blue).view(np.uint8)
-    for bit in (green >= blue, red >= green):  # doubling by addition: NumPy's 8-bit shift is ten times slower
-        order += order
-        order += bit.view(np.uint8)
-    # No index is out of range; mode="clip" spares NumPy the checking copy.
-    hue = tables.hue.take(_packed(cv2.subtract(middle, low), chroma, order, np.zeros_like(order)), mode="clip")
-    hue += step
-    depth = tables.depth.take(_packed(chroma, value), mode="clip")
-    # PIL rounds halves up.
-    top = value.astype(np.float32)
-    top += np.float32(0.5)
-    channels = []
-    for fall in tables.fall:
-        level: Any = cv2.LUT(hue, fall)
-        level *= depth
-        np.subtract(top, level, out=level)
-        channels.append(level.astype(np.uint8))
-    cv2.merge(channels, rgb)
-
-
-def _packed(*planes: Any) -> NDArray[np.signedinteger]:
-    """Return one integer a pixel whose bytes are the uint8 planes, the first the lowest (2 or 4 planes)."""
-    merged = np.asarray(cv2.merge(planes))
-    return merged.view({2: "<u2", 4: "<i4"}[len(planes)])[..., 0]
-
-
-@functools.cache
-def _tables() -> _Tables:
-    rows, columns = np.meshgrid(np.arange(_HUE_LEVELS), np.arange(_HUE_LEVELS), indexing="ij")
-    hue = np.zeros((len(_RANKS) + 2, _HUE_LEVELS, _HUE_LEVELS), np.uint8)
-    for order, ranks in _RANKS.items():
-        ranked = (rows, np.minimum(columns, rows), np.zeros_like(rows))
-        hue[order] = _hsv(*(ranked[rank] for rank in ranks))[..., 0]
-    rest = rows - np.minimum(columns, rows)
-    saturation = _hsv(rows, rest, rest)[..., 1].astype(np.float32) / np.float32(_HUE_LEVELS - 1)
-    depth = rows.astype(np.float32) * saturation
-    return _Tables(hue.ravel(), depth.ravel(), _falls())
-
-
-def _hsv(*channels: NDArray[np.int_]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).convert("HSV"))
-
-
-def _falls() -> tuple[NDArray[np.float32], ...]:
-    place = np.arange(_HUE_LEVELS, dtype=np.float32) * np.float32(_SEXTANTS) / np.float32(_HUE_LEVELS - 1)
-    sextant = np.floor(place)
-    rising = (place - sextant).astype(np.float32)
-    full, none = np.ones_like(rising), np.zeros_like(rising)
-    # Red over the six sextants: at the top, falling away, at the bottom twice, coming back, at the top.
-    cycle = (none, rising, full, full, 1 - rising, none)
-    starts = (0, 4, 2)  # green and blue lag behind by two and four sextants
-    return tuple(
-        np.choose(sextant.astype(int) % _SEXTANTS, [cycle[(start + i) % _SEXTANTS] for i in range(_SEXTANTS)])
-        for start in starts
-    )
-
-
 Pixels = NDArray[np.uint8]
 
-_LEVELS = 256
-_HUE_SCALE = 255
-# PIL's grey level: (19595 R + 38470 G + 7471 B) / 65536, rounded; exact in float32.
-_GREY = np.array([[19595, 38470, 7471]], np.float32) / np.float32(65536)
+_HUE_SCALE, _HUE_LEVELS = 255, 256
+_ENHANCERS = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}
 
 
 @dataclass(frozen=True)
@@ -149,7 +39,7 @@ class ColorJitter:
         Draws, as published: the factors of brightness, contrast, saturation and hue, then a shuffle of the operations.
         """
         operations = []
-        for name in ("brightness", "contrast", "saturation"):
+        for name in _ENHANCERS:
             half_range = getattr(self, name)
             if half_range > 0:
                 operations.append((name, rng.uniform(max(0.0, 1 - half_range), 1 + half_range)))
@@ -165,56 +55,21 @@ class ColorJitter:
         return apply_jitter(image, self.draw(rng))
 
 
-def apply_jitter(image: Image.Image | Pixels, operations: Sequence[tuple[str, float]]) -> Pixels:
-    """Return a copy of an RGB image, (H, W, 3), with ("brightness" | "contrast" | "saturation" | "hue", factor) applied."""
-    pixels = np.array(image)
+def apply_jitter(image: Image.Image, operations: Sequence[tuple[str, float]]) -> Pixels:
+    """Return an RGB image, (H, W, 3), with ("brightness" | "contrast" | "saturation" | "hue", factor) applied by Pillow."""
     for name, factor in operations:
-        _OPERATIONS[name](pixels, factor)
-    return pixels
+        image = turn_hue(image, factor) if name == "hue" else _ENHANCERS[name](image).enhance(factor)
+    return np.array(image)
 
 
-def adjust_brightness(pixels: Pixels, factor: float) -> None:
-    """Blend (H, W, 3) pixels with black in place: 0 is black, 1 the image."""
-    _blend_with_level(pixels, 0, factor)
-
-
-def adjust_contrast(pixels: Pixels, factor: float) -> None:
-    """Blend with the mean grey level, rounded, in place: 0 is plain grey, 1 the image."""
-    total = 0
-    for strip in strips(pixels):
-        grey = np.asarray(cv2.transform(strip.astype(np.float32), _GREY))
-        grey += np.float32(0.5)
-        total += int(cv2.sumElems(grey.astype(np.uint8))[0])
-    _blend_with_level(pixels, int(total / (pixels.shape[0] * pixels.shape[1]) + 0.5), factor)
-
-
-def adjust_saturation(pixels: Pixels, factor: float) -> None:
-    """Blend with the grey version in place: 0 is grey, 1 the image."""
-    # PIL itself: neither tables nor float planes were faster.
-    pixels[:] = np.asarray(ImageEnhance.Color(Image.fromarray(pixels)).enhance(factor))
-
-
-def adjust_hue(pixels: Pixels, turns: float) -> None:
-    """Turn the hue by `turns` in [-0.5, 0.5] in place; the hue byte moves by trunc(255 turns) and wraps, as published."""
+def turn_hue(image: Image.Image, turns: float) -> Image.Image:
+    """Turn the hue by `turns` in [-0.5, 0.5]; the hue byte moves by trunc(255 turns) and wraps, as published."""
     if not -0.5 <= turns <= 0.5:
         raise ValueError(f"expected a hue factor in [-0.5, 0.5], got {turns}")
-    turn_hue(pixels, int(turns * _HUE_SCALE))
-
-
-def _blend_with_level(pixels: Pixels, level: int, factor: float) -> None:
-    """Blend every channel with a constant: PIL's own blend of the 256 levels, used as a table."""
-    ramp = Image.frombytes("L", (_LEVELS, 1), bytes(range(_LEVELS)))
-    table = np.asarray(Image.blend(Image.new("L", (_LEVELS, 1), level), ramp, factor))
-    for strip in strips(pixels):
-        cv2.LUT(strip, table, dst=strip)
-
-
-_OPERATIONS = {
-    "brightness": adjust_brightness,
-    "contrast": adjust_contrast,
-    "saturation": adjust_saturation,
-    "hue": adjust_hue,
-}
+    step = int(turns * _HUE_SCALE)
+    hue, saturation, value = image.convert("HSV").split()
+    turned = hue.point([(level + step) % _HUE_LEVELS for level in range(_HUE_LEVELS)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
 Size = tuple[int, int]
@@ -310,14 +165,8 @@ def draw_boxes(rng: np.random.RandomState, input_size: int, crop_size: int, patc
 
 def to_normalised_tensor(image: Image.Image | Pixels, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (3, H, W) float32: RGB in [0, 1] minus `mean`, divided by `std` (per channel)."""
-    return _through_tables(np.asarray(image), [*_normalised_levels(tuple(mean), tuple(std))])
-
-
-@functools.cache
-def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Return what each of the 256 levels becomes, a row a channel, (3, 256)."""
-    levels = torch.arange(LEVELS + 1, dtype=torch.float32) / LEVELS
-    return np.asarray((levels - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None])
+    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / LEVELS
+    return planes.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None]).contiguous()
 
 
 def saliency_tensor(saliency: Image.Image, norm: str) -> Tensor:
@@ -328,22 +177,8 @@ def saliency_tensor(saliency: Image.Image, norm: str) -> Tensor:
         norm: "crop": divided by its maximum (published: a view with only faint saliency is blown up to 1, an empty one
             stays 0); "none": as it is.
     """
-    pixels = np.asarray(saliency)
-    levels = torch.arange(LEVELS + 1, dtype=torch.float32).div_(LEVELS)
-    if norm == "crop":
-        levels /= levels[int(pixels.max())] + _PEAK_EPSILON
-    return _through_tables(pixels, [levels.numpy()])
-
-
-def _through_tables(pixels: Pixels, tables: Sequence[NDArray[np.float32]]) -> Tensor:
-    """Return (C, H, W) float32: each channel of (H, W[, C]) pixels looked up in its table of 256 values."""
-    tensor = torch.empty(len(tables), *pixels.shape[:2])
-    row = 0
-    for strip in strips(pixels):
-        rows = slice(row, row := row + len(strip))
-        for table, plane, out in zip(tables, cv2.split(strip), tensor.numpy(), strict=True):
-            cv2.LUT(plane, table, dst=out[rows])
-    return tensor
+    levels = torch.from_numpy(np.array(saliency))[None].float() / LEVELS
+    return levels / (levels.max() + _PEAK_EPSILON) if norm == "crop" else levels
 
 
 def _offset(rng: random.Random, room: int) -> int:

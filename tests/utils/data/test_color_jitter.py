@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from utils.data.transforms import ColorJitter, Pixels, adjust_hue, apply_jitter
+from utils.data.transforms import ColorJitter, Pixels, apply_jitter, turn_hue
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "color_jitter.npz")
 SOURCE = Image.fromarray(GOLDEN["src"])
@@ -67,4 +67,4 @@ def test_zero_half_ranges_draw_nothing() -> None:
 
 def test_hue_out_of_range() -> None:
     with pytest.raises(ValueError, match="0.6"):
-        adjust_hue(np.array(SOURCE), 0.6)
+        turn_hue(SOURCE, 0.6)

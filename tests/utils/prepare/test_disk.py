@@ -30,9 +30,9 @@ def test_bytes_by_hand(tmp_path: Path) -> None:
     assert needs["CAMs"] == 150 * 1000 // 4
     assert needs["pseudo labels"] == 6000
     cfg.train.momentum, cfg.train.keep_epochs = 0.0, [1, 2]
-    assert bytes_needed(cfg, SIZE)[tmp_path / "run/model"][1] == 4 * (2 * 1000 * 4 + 1000)
+    assert bytes_needed(cfg, SIZE)[tmp_path / "run/model"][1] == 4 * (2000 * 4 + 2000)
     cfg.train.optimizer = "adamw"
-    assert bytes_needed(cfg, SIZE)[tmp_path / "run/model"][1] == 4 * (6 * 1000 * 4 + 1000)
+    assert bytes_needed(cfg, SIZE)[tmp_path / "run/model"][1] == 4 * (3 * 2000 * 4 + 2000)
 
 
 def test_what_is_there_is_not_needed_again(tmp_path: Path) -> None:
