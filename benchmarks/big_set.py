@@ -116,11 +116,11 @@ def sharding(cfg: Config) -> None:
 def sweep(cfg: Config) -> None:
     """The threshold sweep."""
     from utils.cams.store import read_labelled_ids
-    from utils.cams.sweep import SweepInput
     from utils.cams.sweep import sweep as run_sweep
+    from utils.data.folder import DataFolder
 
-    source = SweepInput(Path(cfg.eval.cam_dir), Path(cfg.data.root, cfg.data.label_dir), NUM_CLASSES)
-    histogram = run_sweep(source, read_labelled_ids(cfg, source.cam_dir), workers=cfg.eval.workers)
+    cam_dir = Path(cfg.eval.cam_dir)
+    histogram = run_sweep(DataFolder.of(cfg.data), cam_dir, read_labelled_ids(cfg, cam_dir), workers=cfg.eval.workers)
     if not histogram.counts.any():
         raise RuntimeError("nothing was counted")
 

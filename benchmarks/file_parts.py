@@ -16,7 +16,8 @@ from benchmarks.measure import Row, time_both
 from benchmarks.sizes import Settings, Size
 from configs.schema import EvalConfig, PseudoConfig
 from utils.cams.labels import LabelSource, write_pseudo_labels
-from utils.cams.sweep import SweepInput, sweep
+from utils.cams.sweep import sweep
+from utils.data.folder import DataFolder
 
 CPU = torch.device("cpu")
 # Images of a full VOC run (train_aug).
@@ -30,17 +31,21 @@ def measure_sweep(s: Settings) -> Iterator[Row]:
     """Confusion matrices at five thresholds from CAM files."""
     thresholds = EvalConfig().thresholds
     for num_classes, root, labels in _file_sets(s.size):
-        source = SweepInput(root / "cams", root / "SegmentationClassAug", num_classes)
-        plain = partial(plain_files.sweep, source.cam_dir, source.label_dir, labels, num_classes, thresholds)
-        ours = partial(_confusions, source, labels, thresholds)
+        data, cams = _data(root, num_classes), root / "cams"
+        plain = partial(plain_files.sweep, cams, data.label_dir, labels, num_classes, thresholds)
+        ours = partial(_confusions, data, cams, labels, thresholds)
         difference = f"{int(np.abs(plain() - ours()).max())} pixels"
         timing = time_both(plain, ours, repeat=s.repeat, device=CPU).per_unit(len(labels))
         what = f"sweep of {len(thresholds)} thresholds, {_describe(s.size, num_classes)}"
         yield Row(what, timing, difference, goal=SWEEP_GOAL, runs=_runs(s.size, num_classes))
 
 
-def _confusions(source: SweepInput, labels: Labels, thresholds: Sequence[float]) -> NDArray[np.int64]:
-    histogram = sweep(source, list(labels.items()), workers=1)
+def _data(root: Path, num_classes: int, truth: str = "SegmentationClassAug") -> DataFolder:
+    return DataFolder(root / "JPEGImages", root / "Sal", root / truth, num_classes)
+
+
+def _confusions(data: DataFolder, cams: Path, labels: Labels, thresholds: Sequence[float]) -> NDArray[np.int64]:
+    histogram = sweep(data, cams, list(labels.items()), workers=1)
     return np.stack([histogram.confusion(t) for t in thresholds])
 
 
@@ -51,7 +56,7 @@ def measure_gen_gt(s: Settings) -> Iterator[Row]:
         images, cams, theirs, mine = (root / name for name in ("JPEGImages", "cams", "plain_labels", "our_labels"))
         theirs.mkdir()
         mine.mkdir()
-        source = LabelSource(images, root / "Sal", cams, None, mine, num_classes, rule)
+        source = LabelSource(_data(root, num_classes, truth="none"), cams, mine, rule)
         plain = partial(plain_files.gen_gt, images, cams, theirs, labels, num_classes, rule.threshold)
         ours = partial(write_pseudo_labels, source, list(labels.items()), workers=1)
         plain()

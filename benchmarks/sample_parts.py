@@ -13,7 +13,6 @@ from benchmarks.program_runs import LIST_NAME, write_set
 from benchmarks.sizes import Settings
 from configs.schema import DataConfig
 from models.l2g_settings import L2GSettings
-from utils.data.folder import image_path, saliency_path
 from utils.data.samplers import sample_rng
 from utils.data.samples import ViewDataset
 
@@ -45,7 +44,7 @@ def measure_sample(s: Settings) -> Iterator[Row]:
 
 def _plain_sample(dataset: ViewDataset, index: int) -> dict[str, torch.Tensor]:
     rng, name = sample_rng(SEED, EPOCH, index), dataset.ids[index]
-    return load_sample(image_path(dataset.data, name), saliency_path(dataset.data, name), rng.numpy, rng.python)
+    return load_sample(dataset.folder.image(name), dataset.folder.saliency(name), rng.numpy, rng.python)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from typing import Any
 
 from configs.schema import Config
 from scripts.build import parse_args
+from utils.data.folder import DataFolder
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
-from utils.prepare.check import CheckCache, CheckInput, Entry, EntryReport, check_entry, read_entries
+from utils.prepare.check import CheckCache, Entry, EntryReport, check_entry, read_entries
 from utils.prepare.check_report import Finding, Findings
 from utils.prepare.disk import disk_findings, run_needs
 from utils.runtime.parallel import map_progress
@@ -62,10 +63,7 @@ def run(cfg: Config) -> dict[str, Any]:
 
 def _check_files(cfg: Config, entries: Mapping[str, Entry], findings: Findings) -> int:
     """Check the files of all images; returns how many images were decoded."""
-    root = Path(cfg.data.root)
-    source = CheckInput(
-        root / cfg.data.image_dir, root / cfg.data.saliency_dir, root / cfg.data.label_dir, cfg.data.num_classes
-    )
+    source = DataFolder.of(cfg.data)
     cache = CheckCache(Path(cfg.check.cache) if cfg.check.cache else None)
     first: dict[str, Entry] = {}
     decoded = 0
@@ -91,7 +89,7 @@ def _compare(entry: Entry, first: Entry, findings: Findings) -> None:
         findings.add(Finding(kind, f"{entry.id} is {first.id} byte for byte", False))
 
 
-def _reports(source: CheckInput, entries: list[Entry], cache: CheckCache, workers: int) -> Iterator[EntryReport | None]:
+def _reports(source: DataFolder, entries: list[Entry], cache: CheckCache, workers: int) -> Iterator[EntryReport | None]:
     pairs = [(entry, cache.signature(entry.id)) for entry in entries]
     chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
     what = f"check ({CHUNK} images each)"
@@ -99,7 +97,7 @@ def _reports(source: CheckInput, entries: list[Entry], cache: CheckCache, worker
         yield from reports
 
 
-def check_chunk(source: CheckInput, pairs: Iterable[tuple[Entry, str]]) -> list[EntryReport | None]:
+def check_chunk(source: DataFolder, pairs: Iterable[tuple[Entry, str]]) -> list[EntryReport | None]:
     """Check a few (image, known signature) pairs in this process; see `check_entry`."""
     return [check_entry(source, entry, known) for entry, known in pairs]
 

@@ -17,9 +17,10 @@ from typing import Any
 from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.store import read_labelled_ids
-from utils.cams.sweep import LEVELS, JointHistogram, SweepInput, sweep
+from utils.cams.sweep import LEVELS, JointHistogram, sweep
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
+from utils.data.folder import DataFolder
 from utils.errors import UserError, run_program
 from utils.evaluation.metrics import Scores, score
 from utils.evaluation.scores import (
@@ -48,11 +49,11 @@ def run(cfg: Config) -> dict[str, Any]:
     started = time.monotonic()
     cam_dir = Path(cfg.eval.cam_dir)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
-    source = SweepInput(cam_dir, Path(cfg.data.root) / cfg.data.label_dir, cfg.data.num_classes)
+    data = DataFolder.of(cfg.data)
     tasks = read_labelled_ids(cfg, cam_dir)
-    histogram = sweep(source, tasks, workers=cfg.eval.workers)
+    histogram = sweep(data, cam_dir, tasks, workers=cfg.eval.workers)
     if not histogram.counts.any():
-        raise UserError(f"every pixel of {source.label_dir} is 255 (ignored) for {cfg.data.eval_list}; nothing to evaluate")
+        raise UserError(f"every pixel of {data.label_dir} is 255 (ignored) for {cfg.data.eval_list}; nothing to evaluate")
     every_level = score(histogram.confusions())
     best = int(every_level.mean_iou.argmax())
     result: dict[str, Any] = {

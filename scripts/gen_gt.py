@@ -22,6 +22,7 @@ from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
+from utils.data.folder import DataFolder
 from utils.errors import UserError, run_program, user_errors
 from utils.evaluation.metrics import score
 from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
@@ -43,18 +44,8 @@ def run(cfg: Config) -> dict[str, Any]:
         UserError: for wrong input, naming the file, or an output folder another process is using.
     """
     started = time.monotonic()
-    root, out_dir, cam_dir = Path(cfg.data.root), Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
-    label_dir = root / cfg.data.label_dir
-    source = LabelSource(
-        image_dir=root / cfg.data.image_dir,
-        saliency_dir=root / cfg.data.saliency_dir,
-        cam_dir=cam_dir,
-        label_dir=label_dir if label_dir.is_dir() else None,
-        out_dir=out_dir,
-        num_classes=cfg.data.num_classes,
-        rule=cfg.pseudo,
-        refiner=_refiner(cfg),
-    )
+    data, out_dir, cam_dir = DataFolder.of(cfg.data), Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
+    source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, _refiner(cfg))
     _check(cfg, source)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
@@ -64,7 +55,7 @@ def run(cfg: Config) -> dict[str, Any]:
         write_text_atomic(out_dir / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
         write_text_atomic(counts_path(out_dir / REPORT), counts_text(names, counts.confusion))
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
-    _report(result, counts, names, out_dir, label_dir)
+    _report(result, counts, names, source)
     card = _card(cfg, result, counts, names)
     card.seconds = time.monotonic() - started
     write_card(cfg.run_dir, card)
@@ -112,10 +103,11 @@ def _check(cfg: Config, source: LabelSource) -> None:
             raise UserError(f"pseudo.{key} is {value}, expected in [0, 1]")
     if cfg.pseudo.salient < 0:
         raise UserError(f"pseudo.salient is {cfg.pseudo.salient}, expected >= 0 (of 255; 256 turns the rule off)")
-    inputs = {"data.label_dir": source.label_dir, "data.saliency_dir": source.saliency_dir, "pseudo.cam_dir": source.cam_dir}
-    for key, folder in inputs.items():
-        if folder is not None and folder.resolve() == source.out_dir.resolve():
-            raise UserError(f"pseudo.out_dir {source.out_dir} is the folder of {key}, whose files would be lost; set another")
+    source.data.refuse_output(source.out_dir, "pseudo.out_dir")
+    if source.cam_dir.resolve() == source.out_dir.resolve():
+        raise UserError(
+            f"pseudo.out_dir {source.out_dir} is the folder of pseudo.cam_dir, whose files would be lost; set another"
+        )
 
 
 def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict[str, Any]:
@@ -133,14 +125,14 @@ def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict
     }
 
 
-def _report(result: dict[str, Any], counts: LabelCounts, names: list[str], out_dir: Path, label_dir: Path) -> None:
+def _report(result: dict[str, Any], counts: LabelCounts, names: list[str], source: LabelSource) -> None:
     rule = f"fusion={result['fusion']}{', refined' if result['refined'] else ''}"
     print(
-        f"{result['images']} pseudo labels ({rule}) in {out_dir}: {result['foreground']:.1%} foreground, "
+        f"{result['images']} pseudo labels ({rule}) in {source.out_dir}: {result['foreground']:.1%} foreground, "
         f"{result['ignored']:.1%} ignored, {result['images_ignored']} images ignored entirely"
     )
     if result["mean_iou"] is None:
-        print(f"scores skipped: {label_dir} has no ground truth for these images")
+        print(f"scores skipped: {source.data.label_dir} has no ground truth for these images")
         return
     print(f"against the ground truth of {result['images_compared']} images, over the {result['coverage']:.1%} not ignored:")
     print(score_table(score(counts.confusion), names))

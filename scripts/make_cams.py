@@ -27,6 +27,7 @@ from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import write_refine_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
 from utils.config import flat_settings, save_config
+from utils.data.folder import DataFolder
 from utils.data.lists import read_label_list
 from utils.data.loading import SizedBatch, build_loader
 from utils.errors import UserError, run_program
@@ -78,13 +79,8 @@ def _check(cfg: Config) -> None:
         value = getattr(cfg.cam, key)
         if not 0 <= value <= 1:
             raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
-    if not cfg.cam.label_dir:
-        return
-    label_dir, root = Path(cfg.cam.label_dir).resolve(), Path(cfg.data.root)
-    inputs = {"data.label_dir": root / cfg.data.label_dir, "data.saliency_dir": root / cfg.data.saliency_dir}
-    for key, folder in inputs.items():
-        if folder.resolve() == label_dir:
-            raise UserError(f"cam.label_dir {label_dir} is the folder of {key}, whose files would be lost; set another")
+    if cfg.cam.label_dir:
+        DataFolder.of(cfg.data).refuse_output(Path(cfg.cam.label_dir), "cam.label_dir")
 
 
 def _load_network(cfg: Config, place: Dist) -> nn.Module:

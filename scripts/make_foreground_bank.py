@@ -19,6 +19,7 @@ from scripts.build import parse_args
 from utils.cams.foreground import BankSource, best_of_each_class, write_objects
 from utils.cams.store import LabelledId, read_labelled_ids
 from utils.data.classes import resolve_class_names
+from utils.data.folder import DataFolder
 from utils.data.images import read_cutout, write_png
 from utils.data.lists import read_id_list
 from utils.data.paste import BankEntry, ForegroundBank, read_index, write_index
@@ -41,15 +42,10 @@ def run(cfg: Config) -> list[BankEntry]:
     Raises:
         UserError: for wrong input, naming the file, a folder in use, or when no object passes (nothing is changed then).
     """
-    folder, root = Path(cfg.bank.dir), Path(cfg.data.root)
+    folder = Path(cfg.bank.dir)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
-    source = BankSource(
-        image_dir=root / cfg.data.image_dir,
-        saliency_dir=root / cfg.data.saliency_dir if cfg.settings.saliency == "map" else None,
-        num_classes=cfg.data.num_classes,
-        rule=cfg.bank,
-        salient=cfg.settings.paste.salient,
-    )
+    data = DataFolder.of(cfg.data, saliency=cfg.settings.saliency == "map")
+    source = BankSource(data, cfg.bank, cfg.settings.paste.salient)
     tasks = _tasks(cfg)
     with lock_folder(folder):
         found, reasons = write_objects(source, tasks)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from configs.schema import Config, SaliencyConfig
 from scripts.build import parse_args
-from utils.data.folder import check_images, image_path
+from utils.data.folder import DataFolder
 from utils.data.images import read_image, write_png
 from utils.data.lists import read_id_list
 from utils.errors import UserError, run_program
@@ -53,17 +53,18 @@ def run(cfg: Config) -> int:
         there = set() if settings.overwrite else {path.stem for path in out_dir.glob("*.png")}
         todo = [image_id for image_id in ids if image_id not in there]
         workers = 1 if uses_gpu(settings, cfg.device) else settings.workers
-        pairs = [(image_path(cfg.data, image_id), out_dir / f"{image_id}.png") for image_id in todo]
+        data = DataFolder.of(cfg.data)
+        pairs = [(data.image(image_id), out_dir / f"{image_id}.png") for image_id in todo]
         made = sum(map_progress(partial(make_map, settings, cfg.device), pairs, workers=workers, what="saliency"))
     print(f"{made} saliency maps made in {out_dir}, {len(ids) - made} were there")
     return made
 
 
 def _ids(cfg: Config) -> list[str]:
-    folder = Path(cfg.data.root, cfg.data.image_dir)
+    folder = DataFolder.of(cfg.data).image_dir
     if cfg.saliency.image_list != ALL:
         ids = read_id_list(cfg.saliency.image_list)
-        check_images(cfg.data, ids)
+        DataFolder.of(cfg.data).check_images(ids)
         return ids
     ids = sorted(path.stem for path in folder.glob("*.jpg"))
     if not ids:

@@ -24,7 +24,7 @@ from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
 from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids
 from utils.config import flat_settings
-from utils.data.folder import image_path
+from utils.data.folder import DataFolder
 from utils.data.images import read_cam, read_image, write_png
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, remove_leftovers
@@ -37,9 +37,9 @@ MAX_GREY = 255
 
 @dataclass(frozen=True)
 class RefineWork:
-    """What a worker process needs: where pictures and CAMs are, and what to do with them."""
+    """What a worker process needs: where the data set and CAMs are, and what to do with them."""
 
-    image_path: "partial[Path]"
+    data: DataFolder
     cam_dir: Path
     out_dir: Path
     refiner: Refiner | Chain
@@ -79,7 +79,7 @@ def run(cfg: Config) -> int:
             claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
         there = set() if refine.overwrite else file_names(out_dir)
         todo = [task for task in tasks if not _finished(task, there)]
-        work = RefineWork(partial(image_path, cfg.data), cam_dir, out_dir, refiner, refine.background)
+        work = RefineWork(DataFolder.of(cfg.data), cam_dir, out_dir, refiner, refine.background)
         done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
     print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
     if done:
@@ -91,7 +91,7 @@ def refine_image(work: RefineWork, task: LabelledId) -> int:
     """Refine the CAMs of one image in this process; returns 1."""
     image_id, classes = task
     if classes:
-        image = read_image(work.image_path(image_id))
+        image = read_image(work.data.image(image_id))
         cams = [read_cam(cam_path(work.cam_dir, image_id, k), image.size) for k in classes]
         refined = refined_cams(work.refiner, np.asarray(image), cams, work.background)
         for k, cam in zip(classes, refined, strict=True):

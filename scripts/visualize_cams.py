@@ -20,7 +20,7 @@ from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.store import LabelledId, cam_path, classes_on_disk
 from utils.data.classes import resolve_class_names
-from utils.data.folder import check_images, image_path
+from utils.data.folder import DataFolder
 from utils.data.images import read_cam, read_image, write_png
 from utils.data.lists import read_id_list
 from utils.drawing.cam_pictures import class_picture, combined_overlay, combined_picture, published_picture
@@ -46,7 +46,7 @@ def run(cfg: Config) -> list[str]:
     _check(cfg)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     tasks = _tasks(cfg)
-    check_images(cfg.data, [image_id for image_id, _ in tasks])
+    DataFolder.of(cfg.data).check_images(image_id for image_id, _ in tasks)
     written = sum(map_progress(partial(_draw, cfg, names), tasks, workers=view.workers, what="pictures"))
     if view.style == "overlay" and view.overview:
         write_png(out / OVERVIEW, _overview(cfg, names, _spread(tasks, view.overview)))
@@ -116,7 +116,7 @@ def _overview(cfg: Config, names: list[str], tasks: list[LabelledId]) -> Picture
 
 def _read(cfg: Config, task: LabelledId) -> tuple[Picture, dict[int, NDArray[np.uint8]]]:
     image_id, classes = task
-    image = read_image(image_path(cfg.data, image_id))
+    image = read_image(DataFolder.of(cfg.data).image(image_id))
     folder = Path(cfg.view.cam_dir)
     return np.array(image), {k: read_cam(cam_path(folder, image_id, k), image.size) for k in classes}
 

@@ -15,6 +15,7 @@ from utils.cams.labels import fuse_threshold
 from utils.cams.store import LabelledId, cam_path, chunked
 from utils.cams.sweep import LEVELS
 from utils.data.classes import label_value, mask_classes
+from utils.data.folder import DataFolder
 from utils.data.images import read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.data.paste import OPAQUE, BankEntry
 from utils.runtime.parallel import map_progress
@@ -110,11 +111,9 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class BankSource:
-    """Where images, saliency (None: there is none) and class maps or labels are, and what makes a good object."""
+    """A data set, and what makes a good object: section bank, and the saliency (of 255) above which pixels are pasted."""
 
-    image_dir: Path
-    saliency_dir: Path | None
-    num_classes: int
+    data: DataFolder
     rule: BankConfig
     salient: int
 
@@ -150,12 +149,12 @@ def _write_chunk(source: BankSource, tasks: Sequence[LabelledId]) -> tuple[list[
     entries: list[BankEntry] = []
     reasons: list[str] = []
     for image_id, classes in tasks:
-        image = np.asarray(read_image(source.image_dir / f"{image_id}.jpg"))
+        image = np.asarray(read_image(source.data.image(image_id)))
         height, width = image.shape[:2]
         labels, scores = _read_labels(source, image_id, classes, (width, height))
         saliency = None
-        if source.saliency_dir is not None:
-            saliency = np.asarray(read_saliency(source.saliency_dir / f"{image_id}.png", (width, height)))
+        if source.data.saliency_dir is not None:
+            saliency = np.asarray(read_saliency(source.data.saliency(image_id), (width, height)))
         found, excluded = select_objects(labels, scores, saliency, source.rule, source.salient)
         entries += [_write(source, image_id, image, saliency, chosen) for chosen in found]
         reasons += excluded
@@ -168,7 +167,7 @@ def _read_labels(
     """Return the label map (H, W) and the class maps it was made of (none from pseudo labels)."""
     rule = source.rule
     if rule.source == "labels":
-        return read_label_map(Path(rule.label_dir) / f"{image_id}.png", source.num_classes, size), {}
+        return read_label_map(Path(rule.label_dir) / f"{image_id}.png", source.data.num_classes, size), {}
     cams = {k: read_cam(cam_path(Path(rule.cam_dir), image_id, k), size) for k in classes}
     width, height = size
     return fuse_threshold(classes, list(cams.values()), (height, width), rule.threshold), cams

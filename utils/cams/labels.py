@@ -13,6 +13,7 @@ from configs.schema import PseudoConfig
 from utils.cams.store import LabelledId, cam_path, chunked
 from utils.cams.sweep import LEVELS, first_level_above, winner_map
 from utils.data.classes import BACKGROUND, IGNORE, label_value, palette
+from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.evaluation.metrics import confusion_matrix
 from utils.runtime.parallel import map_progress
@@ -138,18 +139,14 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where images `<id>.jpg`, saliency, CAMs and ground truth are, where labels go, and by which rule.
+    """Where a data set and CAMs are, where labels go, and by which rule; `refiner` improves the scores first.
 
-    `label_dir` None: there is no ground truth to compare with; otherwise images without a file in it are not compared.
-    `refiner` improves the scores first.
+    Images without a ground-truth file are not compared with it.
     """
 
-    image_dir: Path
-    saliency_dir: Path
+    data: DataFolder
     cam_dir: Path
-    label_dir: Path | None
     out_dir: Path
-    num_classes: int
     rule: PseudoConfig
     refiner: "ImageRefiner | None" = None
 
@@ -180,7 +177,7 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
     Raises:
         UserError: naming a file that is missing, damaged or of the wrong size.
     """
-    total = _no_counts(source.num_classes)
+    total = _no_counts(source.data.num_classes)
     # A refiner may take seconds an image: progress is by image.
     size = CHUNK if source.refiner is None else 1
     what = f"label ({size} image(s) each)"
@@ -191,7 +188,7 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
 
 def label_chunk(source: LabelSource, tasks: Sequence[LabelledId]) -> LabelCounts:
     """Label a few images in this process."""
-    counts = _no_counts(source.num_classes)
+    counts = _no_counts(source.data.num_classes)
     colours = palette()
     for image_id, classes in tasks:
         labels = make_label(source, image_id, classes)
@@ -203,19 +200,19 @@ def label_chunk(source: LabelSource, tasks: Sequence[LabelledId]) -> LabelCounts
 def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> NDArray[np.uint8]:
     """Read what the rule needs of one image and return its (H, W) label map."""
     refine = _refiner(source, image_id)
-    size = image_size(source.image_dir / f"{image_id}.jpg")
+    size = image_size(source.data.image(image_id))
     cams = [read_cam(cam_path(source.cam_dir, image_id, c), size) for c in classes]
     if source.rule.fusion == "threshold":
         width, height = size
         return fuse_threshold(classes, cams, (height, width), source.rule.threshold, refine)
-    saliency = np.asarray(read_saliency(source.saliency_dir / f"{image_id}.png", size))
+    saliency = np.asarray(read_saliency(source.data.saliency(image_id), size))
     return fuse_saliency(classes, cams, saliency, source.rule, refine)
 
 
 def _refiner(source: LabelSource, image_id: str) -> Refiner | None:
     if source.refiner is None:
         return None
-    image = np.asarray(read_image(source.image_dir / f"{image_id}.jpg"))
+    image = np.asarray(read_image(source.data.image(image_id)))
     return partial(source.refiner.refine, image=image)
 
 
@@ -226,11 +223,11 @@ def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDAr
     counts.pixels += labels.size
     counts.pixels_ignored += ignored
     counts.pixels_foreground += labels.size - ignored - int(np.count_nonzero(labels == BACKGROUND))
-    truth_path = source.label_dir / f"{image_id}.png" if source.label_dir else None
-    if truth_path and truth_path.exists():
+    truth_path = source.data.truth(image_id)
+    if truth_path.exists():
         height, width = labels.shape
-        truth = read_label_map(truth_path, source.num_classes, (width, height))
-        counts.confusion += confusion_matrix(truth, labels, source.num_classes)
+        truth = read_label_map(truth_path, source.data.num_classes, (width, height))
+        counts.confusion += confusion_matrix(truth, labels, source.data.num_classes)
         counts.images_compared += 1
 
 

@@ -1,7 +1,8 @@
-"""Where a data set's images and saliency maps are, and whether all of them are there."""
+"""The data folder: where anything of a data set is, by id, and whether all of it is there."""
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import DataConfig
@@ -10,28 +11,65 @@ from utils.errors import UserError
 _SHOWN = 3
 
 
-def image_path(data: DataConfig, image_id: str) -> Path:
-    """Return the photo `<root>/<image_dir>/<id>.jpg`."""
-    return Path(data.root, data.image_dir, f"{image_id}.jpg")
+@dataclass(frozen=True)
+class DataFolder:
+    """Photos, saliency maps and ground truth of a data set; worker processes get it as it is.
 
-
-def saliency_path(data: DataConfig, image_id: str) -> Path:
-    """Return the saliency map `<root>/<saliency_dir>/<id>.png`."""
-    return Path(data.root, data.saliency_dir, f"{image_id}.png")
-
-
-def check_images(data: DataConfig, ids: Iterable[str]) -> None:
-    """Check that every image is there.
-
-    Raises:
-        UserError: naming the first missing ones and how many there are.
+    Attributes:
+        image_dir: of <id>.jpg.
+        saliency_dir: of <id>.png; None where none are used.
+        label_dir: of ground truth <id>.png; it need not exist.
+        num_classes: foreground classes.
     """
-    check_files([image_path(data, i) for i in ids], "image", "data.image_dir")
 
+    image_dir: Path
+    saliency_dir: Path | None
+    label_dir: Path
+    num_classes: int
 
-def check_saliency(data: DataConfig, ids: Iterable[str]) -> None:
-    """Check that every saliency map is there, as `check_images` does."""
-    check_files([saliency_path(data, i) for i in ids], "saliency map", "data.saliency_dir")
+    @classmethod
+    def of(cls, data: DataConfig, *, saliency: bool = True) -> "DataFolder":
+        """Return the folder section `data` describes; `saliency` False: the maps are not used."""
+        root = Path(data.root)
+        maps = root / data.saliency_dir if saliency else None
+        return cls(root / data.image_dir, maps, root / data.label_dir, data.num_classes)
+
+    def image(self, image_id: str) -> Path:
+        """Return the photo."""
+        return self.image_dir / f"{image_id}.jpg"
+
+    def saliency(self, image_id: str) -> Path:
+        """Return the saliency map; where none are used there is no such file."""
+        if self.saliency_dir is None:
+            raise ValueError("this data folder has no saliency maps")
+        return self.saliency_dir / f"{image_id}.png"
+
+    def truth(self, image_id: str) -> Path:
+        """Return the ground truth."""
+        return self.label_dir / f"{image_id}.png"
+
+    def check_images(self, ids: Iterable[str]) -> None:
+        """Check that every image is there.
+
+        Raises:
+            UserError: naming the first missing ones and how many there are.
+        """
+        check_files([self.image(i) for i in ids], "image", "data.image_dir")
+
+    def check_saliency(self, ids: Iterable[str]) -> None:
+        """Check that every saliency map is there, as `check_images` does."""
+        check_files([self.saliency(i) for i in ids], "saliency map", "data.saliency_dir")
+
+    def refuse_output(self, folder: Path, key: str) -> None:
+        """Refuse to write into a folder of inputs, whose files would be lost.
+
+        Raises:
+            UserError: naming the keys.
+        """
+        inputs = {"data.image_dir": self.image_dir, "data.label_dir": self.label_dir, "data.saliency_dir": self.saliency_dir}
+        for name, place in inputs.items():
+            if place is not None and place.resolve() == folder.resolve():
+                raise UserError(f"{key} {folder} is the folder of {name}, whose files would be lost; set another")
 
 
 def check_files(paths: Sequence[Path], what: str, key: str) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs.deeplab_schema import ImageConfig
 from configs.schema import CamConfig, DataConfig
-from utils.data.folder import check_images, image_path
+from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_image
 from utils.data.lists import Item
 from utils.data.transforms import read_pixels, to_input, to_normalised_tensor
@@ -36,7 +36,8 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
     def __init__(self, data: DataConfig, scales: Sequence[float], labels: Mapping[str, tuple[int, ...]]) -> None:
         self.data, self.scales, self.labels = data, tuple(scales), labels
         self.ids = list(labels)
-        check_images(data, self.ids)
+        self.folder = DataFolder.of(data)
+        self.folder.check_images(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,7 +45,7 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return item `index` of the list."""
         image_id = self.ids[index]
-        image = read_image(image_path(self.data, image_id))
+        image = read_image(self.folder.image(image_id))
         scaled = [resize_scaled(image, scale) for scale in self.scales]
         return {
             "id": image_id,
@@ -115,7 +116,7 @@ def build_loader(
     Raises:
         UserError: when an image is missing, or unreadable where sizes are needed to form batches; others when they are read.
     """
-    batches = image_batches([image_path(data, image_id) for image_id in classes], cam.batch_size)
+    batches = image_batches([DataFolder.of(data).image(image_id) for image_id in classes], cam.batch_size)
     return DataLoader(
         MultiScaleDataset(data, cam.scales, classes),  # type: ignore[arg-type]
         batch_sampler=batches,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from configs.schema import DataConfig, SampleConfig
-from utils.data.folder import check_images, check_saliency, image_path, saliency_path
+from utils.data.folder import DataFolder
 from utils.data.images import read_image, read_saliency
 from utils.data.lists import read_label_list
 from utils.data.paste import ORIGINAL, PASTED, PasteTransform
@@ -60,9 +60,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self.ids = list(self.labels)
         self.jitter = ColorJitter(*sample.color_jitter)
         self.paste = PasteTransform(sample.paste, data.num_classes) if sample.paste.mode != "none" else None
-        check_images(data, self.ids)
+        self.folder = DataFolder.of(data)
+        self.folder.check_images(self.ids)
         if sample.saliency == "map":
-            check_saliency(data, self.ids)
+            self.folder.check_saliency(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,10 +111,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
         }
 
     def _read(self, image_id: str) -> tuple[Image.Image, Image.Image | None]:
-        image = read_image(image_path(self.data, image_id))
+        image = read_image(self.folder.image(image_id))
         if self.sample.saliency == "none":
             return image, None
-        return image, read_saliency(saliency_path(self.data, image_id), image.size)
+        return image, read_saliency(self.folder.saliency(image_id), image.size)
 
     def _view(
         self, image: Image.Image, saliency: Image.Image | None, rng: random.Random

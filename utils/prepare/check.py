@@ -10,6 +10,7 @@ from typing import TextIO, TypeVar
 
 from configs.schema import Config
 from utils.data.classes import mask_classes
+from utils.data.folder import DataFolder
 from utils.data.images import Size, read_image, read_label_map, read_saliency
 from utils.data.lists import list_lines, parse_id_line, parse_label_line
 from utils.errors import UserError
@@ -139,16 +140,6 @@ def _lines(
 _DIGEST_BYTES = 8
 
 
-@dataclass(frozen=True)
-class CheckInput:
-    """Where the files are: `<image_dir>/<id>.jpg`, `<saliency_dir>/<id>.png`, `<label_dir>/<id>.png`."""
-
-    image_dir: Path
-    saliency_dir: Path
-    label_dir: Path
-    num_classes: int
-
-
 @dataclass(slots=True)
 class EntryReport:
     """What was found about one image.
@@ -166,11 +157,11 @@ class EntryReport:
     findings: list[Finding]
 
 
-def check_entry(source: CheckInput, entry: Entry, known: str) -> EntryReport | None:
+def check_entry(source: DataFolder, entry: Entry, known: str) -> EntryReport | None:
     """Check one image; None when its signature is `known`, so that nothing has changed since.
 
     Args:
-        source: folders.
+        source: the data folder.
         entry: what is asked about the image.
         known: signature of an earlier check; "" for none.
     """
@@ -186,9 +177,9 @@ def check_entry(source: CheckInput, entry: Entry, known: str) -> EntryReport | N
     return EntryReport(entry.id, signature, digest, findings)
 
 
-def _signature(source: CheckInput, entry: Entry) -> str:
+def _signature(source: DataFolder, entry: Entry) -> str:
     parts = [str((source.num_classes, entry.classes, entry.train, entry.saliency, entry.label))]
-    for path in (_photo(source, entry), _saliency(source, entry), _label(source, entry)):
+    for path in (source.image(entry.id), source.saliency(entry.id), source.truth(entry.id)):
         try:
             found = path.stat()
             parts.append(f"{path} {found.st_size} {found.st_mtime_ns}")
@@ -197,20 +188,8 @@ def _signature(source: CheckInput, entry: Entry) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def _photo(source: CheckInput, entry: Entry) -> Path:
-    return source.image_dir / f"{entry.id}.jpg"
-
-
-def _saliency(source: CheckInput, entry: Entry) -> Path:
-    return source.saliency_dir / f"{entry.id}.png"
-
-
-def _label(source: CheckInput, entry: Entry) -> Path:
-    return source.label_dir / f"{entry.id}.png"
-
-
-def _check_image(source: CheckInput, entry: Entry, findings: list[Finding]) -> tuple[str, Size | None]:
-    path = _photo(source, entry)
+def _check_image(source: DataFolder, entry: Entry, findings: list[Finding]) -> tuple[str, Size | None]:
+    path = source.image(entry.id)
     if not path.exists():
         findings.append(Finding("image missing", str(path), entry.train))
         return "", None
@@ -222,8 +201,8 @@ def _check_image(source: CheckInput, entry: Entry, findings: list[Finding]) -> t
         return "", None
 
 
-def _check_saliency(source: CheckInput, entry: Entry, size: Size | None, findings: list[Finding]) -> None:
-    path = _saliency(source, entry)
+def _check_saliency(source: DataFolder, entry: Entry, size: Size | None, findings: list[Finding]) -> None:
+    path = source.saliency(entry.id)
     if not path.exists():
         findings.append(Finding("saliency map missing", str(path), entry.train))
         return
@@ -239,8 +218,8 @@ def _check_saliency(source: CheckInput, entry: Entry, size: Size | None, finding
         findings.append(Finding("saliency map empty", f"{path} is 0 everywhere", False))
 
 
-def _check_label(source: CheckInput, entry: Entry, size: Size | None, findings: list[Finding]) -> None:
-    path = _label(source, entry)
+def _check_label(source: DataFolder, entry: Entry, size: Size | None, findings: list[Finding]) -> None:
+    path = source.truth(entry.id)
     if not path.exists():
         findings.append(Finding("ground truth missing", str(path), False))
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema import Config
-from utils.data.folder import image_path
+from utils.data.folder import DataFolder
 from utils.data.images import image_size
 from utils.data.lists import read_id_list
 from utils.errors import UserError
@@ -86,7 +86,7 @@ def _mean_pixels(cfg: Config, entries: list[Entry]) -> float:
     pixels = []
     for entry in entries[::step]:
         try:
-            width, height = image_size(image_path(cfg.data, entry.id))
+            width, height = image_size(DataFolder.of(cfg.data).image(entry.id))
         except UserError:
             continue  # reported elsewhere
         pixels.append(width * height)

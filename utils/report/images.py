@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from utils.cams.labels import fuse_threshold
 from utils.cams.store import cam_path
 from utils.data.classes import BACKGROUND, IGNORE
+from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_cam, read_label_map
 from utils.data.lists import read_id_list
 from utils.evaluation.metrics import confusion_matrix, score
 from utils.evaluation.scores import number_or_none
-from utils.report.run import DataPaths, Run, Stage
+from utils.report.run import Run, Stage
 from utils.runtime.parallel import map_progress
 
 LabelMap = NDArray[np.uint8]
@@ -58,7 +59,7 @@ class ImageScores:
 class Pictures:
     """Everything needed to read the maps of an image: the data set, its label names, and the stages that made maps by key."""
 
-    data: DataPaths
+    data: DataFolder
     names: Sequence[str]
     stages: Mapping[str, Stage]
 
@@ -88,12 +89,12 @@ class Pictures:
 
     def truth(self, image_id: str) -> LabelMap | None:
         """Return the ground truth, None where there is none."""
-        path = self.data.label_dir / f"{image_id}.png"
+        path = self.data.truth(image_id)
         return read_label_map(path, self.num_classes) if path.exists() else None
 
     def image_path(self, image_id: str) -> Path:
         """Return the photo's file."""
-        return self.data.image_dir / f"{image_id}.jpg"
+        return self.data.image(image_id)
 
 
 def pictures_of(run: Run, keys: Sequence[str] | None = None) -> Pictures | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from utils.cams.store import classes_on_disk
 from utils.data.classes import BACKGROUND
+from utils.data.folder import DataFolder
 from utils.errors import UserError
 from utils.evaluation.metrics import row_shares, score
 from utils.evaluation.scores import scores_to_dict
@@ -56,15 +57,6 @@ LEAST_SHARE = 0.005
 
 Settings = Mapping[str, Any]
 ClassScores = Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class DataPaths:
-    """Folders of a data set: photos <id>.jpg, saliency maps <id>.png where there are any, ground truth <id>.png."""
-
-    image_dir: Path
-    saliency_dir: Path | None
-    label_dir: Path
 
 
 @dataclass
@@ -164,15 +156,17 @@ class Run:
         return [stage for stage in self.stages if stage.iou]
 
     @property
-    def data(self) -> DataPaths | None:
+    def data(self) -> DataFolder | None:
         """Return where the pictures are, from the first stage's settings, else from the segmentation stage's."""
         first, second = (self.settings.get(heading, {}) for heading in (FIRST, DEEPLAB))
         if first:
             root = Path(first["data.root"])
-            return DataPaths(*(root / first[f"data.{kind}_dir"] for kind in ("image", "saliency", "label")))
+            image, saliency, label = (root / first[f"data.{kind}_dir"] for kind in ("image", "saliency", "label"))
+            return DataFolder(image, saliency, label, first["data.num_classes"])
         if second:
             root = Path(second["dataset.root"])
-            return DataPaths(root / second["dataset.image_dir"], None, root / second["dataset.truth_dir"])
+            classes = second["dataset.n_classes"] - 1
+            return DataFolder(root / second["dataset.image_dir"], None, root / second["dataset.truth_dir"], classes)
         return None
 
     @cached_property

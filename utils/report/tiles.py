@@ -102,10 +102,10 @@ class TileWriter:
 
     def _plans(self, task: ImageTask) -> Iterator[_Plan]:
         pictures, name = self.pictures, task.image_id
-        photo, truth = pictures.image_path(name), pictures.data.label_dir / f"{name}.png"
+        photo, truth = pictures.image_path(name), pictures.data.truth(name)
         image = functools.partial(_photo, photo)
         yield _Plan("image", "image", (photo,), image)
-        saliency = pictures.data.saliency_dir / f"{name}.png" if pictures.data.saliency_dir else None
+        saliency = pictures.data.saliency(name) if pictures.data.saliency_dir else None
         if saliency is not None and saliency.exists():
             yield _Plan("saliency", "saliency", (saliency,), functools.partial(_saliency, saliency))
         yield from self._cam_plans(task, photo)
