@@ -1,12 +1,18 @@
 """Image lists: '<id> <class> <class> ...' lines with 0-based classes, and the segmentation sets' pairs of paths."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from configs.deeplab_schema import DatasetConfig
 from utils.errors import UserError
 
+# Integer ids of VOC: 2007000032 is 2007_000032.
+_VOC_DIGITS, _YEAR_DIGITS = 10, 4
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -29,22 +35,22 @@ def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool
     """
     path = Path(path)
     labels: dict[str, tuple[int, ...]] = {}
-    for place, fields in list_lines(path):
-        image_id, classes = parse_label_line(fields, place, num_classes, labels_required=labels_required)
+    for where, fields in list_lines(path):
+        image_id, classes = parse_label_line(fields, where, num_classes, labels_required=labels_required)
         if image_id in labels:
-            raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
+            raise UserError(f"{where}: id '{image_id}' is there twice; remove one of its lines")
         labels[image_id] = classes
     return labels
 
 
 def parse_label_line(
-    fields: list[str], place: str, num_classes: int, *, labels_required: bool = True
+    fields: list[str], where: str, num_classes: int, *, labels_required: bool = True
 ) -> tuple[str, tuple[int, ...]]:
     """Return id and ascending classes of one line of `read_label_list`, split at white space; raises as that does."""
-    image_id = _check_id(fields[0], place, "'<id> <class> <class> ...'")
+    image_id = _check_id(fields[0], where, "'<id> <class> <class> ...'")
     if labels_required and len(fields) == 1:
-        raise UserError(f"{place}: '{image_id}' has no classes; add its 0-based classes or remove the line")
-    return image_id, _classes(fields[1:], num_classes, place)
+        raise UserError(f"{where}: '{image_id}' has no classes; add its 0-based classes or remove the line")
+    return image_id, _classes(fields[1:], num_classes, where)
 
 
 def read_id_list(path: str | Path) -> list[str]:
@@ -59,25 +65,28 @@ def read_id_list(path: str | Path) -> list[str]:
     """
     path = Path(path)
     ids: dict[str, None] = {}
-    for place, fields in list_lines(path):
-        image_id = parse_id_line(fields, place)
+    for where, fields in list_lines(path):
+        image_id = parse_id_line(fields, where)
         if image_id in ids:
-            raise UserError(f"{place}: id '{image_id}' is there twice; remove one of its lines")
+            raise UserError(f"{where}: id '{image_id}' is there twice; remove one of its lines")
         ids[image_id] = None
     return list(ids)
 
 
-def parse_id_line(fields: list[str], place: str) -> str:
+def parse_id_line(fields: list[str], where: str) -> str:
     """Return the id of one line of `read_id_list`, split at white space; raises as that does."""
-    return _id_of_paths(fields, place) if "/" in fields[0] else _id_of_labels(fields, place)
+    return _paths(fields, where)[0] if "/" in fields[0] else _id_of_labels(fields, where)
 
 
 def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ('<file> line <n>', fields) of the lines that are not blank.
+    """Yield ('<file> line <n>', fields) of the lines that are not blank; of a `cls_labels.npy` its entries in that form.
 
     Raises:
         UserError: for an unreadable or empty file.
     """
+    if path.suffix == ".npy":
+        yield from _array_lines(path)
+        return
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -94,45 +103,91 @@ def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"list {path} is empty; expected one image a line")
 
 
-def _classes(fields: list[str], num_classes: int, place: str) -> tuple[int, ...]:
+def _array_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the entries of a published `cls_labels.npy`: a dictionary of id -> multi-hot vector (C,), stored as a pickle.
+
+    Ids of VOC are integers there, 2007000032 for 2007_000032. The pickle is read by a reader that builds arrays, texts and
+    numbers only and runs no code of the file.
+    """
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            entries = _ArraysOnly(file).load().item().items()
+        labels = [(_image_id(name), np.flatnonzero(np.asarray(row))) for name, row in entries]
+    except OSError as error:
+        raise UserError(f"list {path} cannot be read ({error.strerror}); check the path in the configuration") from error
+    except (ValueError, EOFError, AttributeError, TypeError, KeyError, IndexError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"list {path} is no dictionary of image id -> vector of classes ({error}); give such an .npy file or a text list"
+        ) from error
+    if not labels:
+        raise UserError(f"list {path} is empty; expected one image an entry")
+    for number, (image_id, classes) in enumerate(labels, start=1):
+        yield f"{path} entry {number}", [image_id, *map(str, classes)]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds what a pickled NumPy array of plain values needs, and nothing else."""
+
+    ALLOWED = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+    MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return one of the allowed names; anything else ends the reading."""
+        if module not in self.MODULES or name not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not allowed")
+        return self.ALLOWED[name]
+
+
+def _image_id(name: Any) -> str:
+    text = str(name)
+    whole = isinstance(name, (int, np.integer)) and len(text) == _VOC_DIGITS
+    return f"{text[:_YEAR_DIGITS]}_{text[_YEAR_DIGITS:]}" if whole else text
+
+
+def _classes(fields: list[str], num_classes: int, where: str) -> tuple[int, ...]:
     classes = set()
     for text in fields:
         # int() alone would also take '1_0', '+1' and digits of other scripts.
         if not (text.isascii() and text.removeprefix("-").isdigit()):
-            raise UserError(f"{place}: class '{text}' is not an integer; expected 0-based class indices after the id")
+            raise UserError(f"{where}: class '{text}' is not an integer; expected 0-based class indices after the id")
         value = int(text)
         if not 0 <= value < num_classes:
             raise UserError(
-                f"{place}: class {value} is out of range; expected 0 to {num_classes - 1} (data.num_classes is {num_classes})"
+                f"{where}: class {value} is out of range; expected 0 to {num_classes - 1} (data.num_classes is {num_classes})"
             )
         classes.add(value)
     return tuple(sorted(classes))
 
 
-def _check_id(image_id: str, place: str, form: str) -> str:
+def _check_id(image_id: str, where: str, form: str) -> str:
     if "/" in image_id or "\\" in image_id or ".." in image_id or "\0" in image_id:
-        raise UserError(f"{place}: '{image_id}' is not an image id (no '/', '\\' or '..' allowed); expected {form}")
+        raise UserError(f"{where}: '{image_id}' is not an image id (no '/', '\\' or '..' allowed); expected {form}")
     return image_id
 
 
-def _id_of_labels(fields: list[str], place: str) -> str:
-    image_id = _check_id(fields[0], place, "'<id>' or '<id> <class> ...'")
+def _id_of_labels(fields: list[str], where: str) -> str:
+    image_id = _check_id(fields[0], where, "'<id>' or '<id> <class> ...'")
     if not all(text.isascii() and text.isdigit() for text in fields[1:]):
-        raise UserError(f"{place}: expected '<id>', '<id> <class> ...' or two paths, found '{' '.join(fields)}'")
+        raise UserError(f"{where}: expected '<id>', '<id> <class> ...' or two paths, found '{' '.join(fields)}'")
     return image_id
 
 
-def _id_of_paths(fields: list[str], place: str) -> str:
-    form = "'/<folder>/<id>.jpg /<folder>/<id>.png'"
-    ids = []
-    for field in fields:
-        parts = PurePosixPath(field.removeprefix("/")).parts
-        if len(parts) != 2 or ".." in parts:
-            raise UserError(f"{place}: '{field}' is not the path of a data file; expected {form}")
-        ids.append(_check_id(PurePosixPath(parts[1]).stem, place, form))
-    if len(set(ids)) != 1:
-        raise UserError(f"{place}: paths of different images, '{' '.join(fields)}'; expected {form} with one id")
-    return ids[0]
+def _paths(fields: list[str], where: str) -> tuple[str, list[PurePosixPath]]:
+    """Return the id and the paths of a line '<image> [<label map>]', relative to the data folder; it may start with '/'."""
+    form = "'/<folder>/<id>.jpg /<folder>/<id>.png' with one id"
+    paths = [PurePosixPath(field.removeprefix("/")) for field in fields]
+    if len(fields) > 2:
+        raise UserError(f"{where}: {len(fields)} entries, expected {form}")
+    for path in paths:
+        if ".." in path.parts or path.is_absolute():
+            raise UserError(f"{where}: '{path}' leaves the data folder; expected {form}")
+        if len(path.parts) < 2:
+            raise UserError(f"{where}: '{path}' is not the path of a file in the data folder; expected {form}")
+    if len({path.stem for path in paths}) != 1:
+        raise UserError(f"{where}: paths of different images, '{' '.join(fields)}'; expected {form}")
+    return _check_id(paths[0].stem, where, form), paths
 
 
 # Places lists are looked for, below dataset.root; the first three are published ones.
@@ -190,41 +245,29 @@ def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
     if given:
         return Path(given)
     for name in (split, ALIASES.get(split, split)):
-        for place in LIST_PLACES:
-            path = Path(dataset.root, place.format(name))
+        for where in LIST_PLACES:
+            path = Path(dataset.root, where.format(name))
             if path.is_file():
                 return path
-    places = ", ".join(str(Path(dataset.root, place.format(split))) for place in LIST_PLACES)
+    places = ", ".join(str(Path(dataset.root, where.format(split))) for where in LIST_PLACES)
     raise UserError(f"no list of split '{split}' found (looked for {places}); set dataset.train_list / dataset.val_list")
 
 
 def _read(dataset: DatasetConfig, path: Path) -> list[Item]:
     root = Path(dataset.root)
     items: dict[str, Item] = {}
-    for place, fields in list_lines(path):
+    for where, fields in list_lines(path):
         if "/" in fields[0]:
-            item = _of_paths(root, fields, place)
+            image_id, paths = _paths(fields, where)
+            item = Item(image_id, root / paths[0], root / paths[1] if len(paths) == 2 else None)
         else:
             image_id = fields[0]
             labels = root / dataset.truth_dir / f"{image_id}.png"
             item = Item(image_id, root / dataset.image_dir / f"{image_id}.jpg", labels)
         if item.image_id in items:
-            raise UserError(f"{place}: id '{item.image_id}' is there twice; remove one of its lines")
+            raise UserError(f"{where}: id '{item.image_id}' is there twice; remove one of its lines")
         items[item.image_id] = item
     return list(items.values())
-
-
-def _of_paths(root: Path, fields: list[str], place: str) -> Item:
-    form = "'/<folder>/<id>.jpg /<folder>/<id>.png'"
-    if len(fields) > 2:
-        raise UserError(f"{place}: {len(fields)} entries, expected {form}")
-    paths = [PurePosixPath(field.removeprefix("/")) for field in fields]
-    for path in paths:
-        if ".." in path.parts or path.is_absolute():
-            raise UserError(f"{place}: '{path}' leaves the data folder; expected {form}")
-    if len({path.stem for path in paths}) != 1:
-        raise UserError(f"{place}: paths of different images, '{' '.join(fields)}'; expected {form} with one id")
-    return Item(paths[0].stem, root / paths[0], root / paths[1] if len(paths) == 2 else None)
 
 
 def _label_folder(dataset: DatasetConfig) -> Path:

@@ -104,8 +104,8 @@ def _any_list(path: Path, cfg: Config, findings: Findings) -> dict[str, tuple[in
 
 
 def _labels(path: Path, cfg: Config, findings: Findings, *, stops: bool, labels_required: bool) -> dict[str, tuple[int, ...]]:
-    def parse(fields: list[str], place: str) -> tuple[str, tuple[int, ...]]:
-        return parse_label_line(fields, place, cfg.data.num_classes, labels_required=labels_required)
+    def parse(fields: list[str], where: str) -> tuple[str, tuple[int, ...]]:
+        return parse_label_line(fields, where, cfg.data.num_classes, labels_required=labels_required)
 
     return dict(_lines(path, parse, lambda pair: pair[0], findings, stops))
 
@@ -121,14 +121,14 @@ def _lines(
     good: list[Line] = []
     seen: set[str] = set()
     try:
-        for place, fields in list_lines(path):
+        for where, fields in list_lines(path):
             try:
-                line = parse(fields, place)
+                line = parse(fields, where)
             except UserError as error:
                 findings.add(Finding("list line wrong", str(error), stops))
                 continue
             if id_of(line) in seen:
-                findings.add(Finding("id twice in a list", f"{place}: {id_of(line)}", stops))
+                findings.add(Finding("id twice in a list", f"{where}: {id_of(line)}", stops))
                 continue
             seen.add(id_of(line))
             good.append(line)

@@ -165,7 +165,7 @@ class Run:
             return DataFolder(image, saliency, label, first["data.num_classes"])
         if second:
             root = Path(second["dataset.root"])
-            classes = second["dataset.n_classes"] - 1
+            classes = second.get("dataset.n_classes", 1) - 1
             return DataFolder(root / second["dataset.image_dir"], None, root / second["dataset.truth_dir"], classes)
         return None
 

@@ -1,5 +1,7 @@
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.data.lists import read_id_list, read_label_list
@@ -62,6 +64,52 @@ def test_missing_list(tmp_path: Path, read: object) -> None:
         read(tmp_path / "none.txt")  # type: ignore[operator]
 
 
+def test_paths_may_lie_deep(tmp_path: Path) -> None:
+    line = "voc/VOCdevkit/VOC2012/JPEGImages/{0}.jpg voc/VOCdevkit/VOC2012/SegmentationClassAug/{0}.png\n"
+    assert read_id_list(write(tmp_path, line.format("a") + line.format("b"))) == ["a", "b"]
+
+
+def _save(path: Path, labels: object) -> Path:
+    np.save(path, np.array(labels, dtype=object), allow_pickle=True)
+    return path
+
+
+def test_arrays_of_labels(tmp_path: Path) -> None:
+    rows = {2007000032: np.array([0, 1, 1], np.float32), 2008000001: np.array([1, 0, 0], np.float32)}
+    path = _save(tmp_path / "cls_labels.npy", rows)
+    assert read_label_list(path, 3) == {"2007_000032": (1, 2), "2008_000001": (0,)}
+    named = _save(tmp_path / "named.npy", {"b": np.ones(2), "a": np.zeros(2)})
+    assert read_id_list(named) == ["b", "a"]
+    with pytest.raises(UserError, match=r"entry 2: 'a' has no classes"):
+        read_label_list(named, 2)
+    with pytest.raises(UserError, match="class 2 is out of range"):
+        read_label_list(path, 2)
+
+
+class _Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch harmed",)
+
+
+def test_arrays_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _save(tmp_path / "bad.npy", {1: _Harmful()})
+    with pytest.raises(UserError, match=r"it wants posix\.system, which is not allowed"):
+        read_label_list(path, 3)
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array at all"])
+def test_damaged_arrays(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cut.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cut.npy is no dictionary"):
+        read_id_list(path)
+    np.save(path, np.zeros(3))
+    with pytest.raises(UserError, match="cut.npy is no dictionary"):
+        read_id_list(path)
+
+
 def test_ids_of_every_form(tmp_path: Path) -> None:
     lines = ["/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png", "JPEGImages/b.c.jpg", "d 0 14", "e"]
     assert read_id_list(write(tmp_path, "\n".join(lines))) == ["2007_000032", "b.c", "d", "e"]
@@ -72,7 +120,8 @@ def test_ids_of_every_form(tmp_path: Path) -> None:
     [
         "/JPEGImages/../a.jpg /X/a.png",
         "/../a.jpg /X/a.png",
-        "/JPEGImages/sub/a.jpg /X/a.png",
+        "/a.jpg /X/a.png",
+        "JPEGImages/a.jpg X/a.png Y/a.png",
         "/JPEGImages/a.jpg /X/b.png",
         "a b",
         "..",
