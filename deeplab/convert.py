@@ -10,13 +10,14 @@ All expect BGR grey levels minus the mean. train2_iter_20000 was tuned on train 
 import argparse
 import re
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.caffe import CaffeLayer, read_caffemodel
-from deeplab.network import build_deeplab
+from deeplab.network import DeepLab, build_deeplab
 from deeplab.weights import BASE, from_torchvision
 from utils.errors import UserError
 from utils.training.weights import listed_keys, read_weights, save_weights
@@ -119,7 +120,7 @@ def _check(state: dict[str, Tensor], settings: dict[str, CaffeLayer], *, with_he
     if with_head:
         cfg.dataset.n_classes = int(state[f"{ASPP}.c0.weight"].shape[0])
         cfg.model.atrous_rates = [settings[n].convolution.get("dilation", 1) for n in sorted(settings) if n.startswith(ASPP)]
-    network = build_deeplab(cfg).base
+    network = cast(DeepLab, build_deeplab(cfg).base)
     own = {key: value for key, value in network.state_dict().items() if with_head or not key.startswith(ASPP)}
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own and not key.startswith(f"{FC}.")]
@@ -129,9 +130,12 @@ def _check(state: dict[str, Tensor], settings: dict[str, CaffeLayer], *, with_he
             f"the Caffe model is not DeepLab's ResNet-101: {len(missing)} entries missing ({listed_keys(missing)}), "
             f"{len(extra)} unexpected ({listed_keys(extra)}), {len(wrong)} of another shape ({listed_keys(wrong)})"
         )
+    # Published module name -> where the module is here.
+    named = {published: key for key, published in network.published_names.items()}
+    own_module = {name.rpartition(".")[0]: named.get(name, name).rpartition(".")[0] for name in own}
     for name, layer in settings.items():
         if name != FC:
-            _compare(network.get_submodule(name), layer)
+            _compare(network.get_submodule(own_module[name]), layer)
 
 
 def _compare(module: nn.Module, layer: CaffeLayer) -> None:

@@ -1,7 +1,7 @@
 """Names of published networks to modules; a new one is a line here."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.deeplab_schema import DeepLabConfig, DeepLabModelConfig
-from deeplab.trunks import LAST_CHANNELS, STAGES, resnet_trunk, vgg_trunk
 from models.backbones import build_trunk
-from utils.errors import UserError
+from models.backbones.resnet import CAFFE as CAFFE_RESNET
+from models.backbones.resnet import ResNet, caffe_resnet_name
+from models.backbones.vgg16 import CAFFE as CAFFE_VGG
+from models.backbones.vgg16 import Vgg16, caffe_vgg_name
+from utils.errors import UserError, user_errors
 
 HIDDEN = 1024
+TRUNK = "backbone."
 FOV_DILATION = 12
 DROPOUT = 0.5
 INIT_STD = 0.01
@@ -137,47 +141,59 @@ class MultiScale(nn.Module):
         return [m for m in self.base.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-RESNET_CHANNELS = STAGES[-1][0]
-HEAD_NAMES = ("aspp", "fov")
-
-
-class LastFeatures(nn.Module):
-    """A first-stage trunk, of whose features only the last are used."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 3, H, W) images to (B, channels, h, w) features."""
-        features: Tensor = self.network(images)[-1]
-        return features
-
-
-class DeepLab(nn.Sequential):
-    """Trunk layers in a row, then the head; the layers' names are the published key names.
+class DeepLab(nn.Module):
+    """A trunk and a head; its state has the published names of both (the hooks below translate), whatever the trunk's are.
 
     Args:
-        trunk: layers by name.
+        backbone: a trunk; of its features only the last are used.
         head_name: aspp or fov.
         head: classifier.
+        published: maps the trunk's key names to published ones where these are others: networks from Caffe, which take BGR
+            grey levels minus the mean.
     """
 
-    def __init__(self, trunk: "OrderedDict[str, nn.Module]", head_name: str, head: nn.Module) -> None:
-        super().__init__(OrderedDict([*trunk.items(), (head_name, head)]))
-        self.head_name = head_name
+    def __init__(
+        self, backbone: nn.Module, head_name: str, head: nn.Module, published: Callable[[str], str | None] | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head_name, self.takes_grey_levels = backbone, head_name, published is not None
+        self.add_module(head_name, head)
+        own = [f"{TRUNK}{key}" for key in backbone.state_dict()]
+        names = {key: published(key.removeprefix(TRUNK)) if published else key for key in own}
+        self.published_names = {key: name for key, name in names.items() if name is not None}
+        self.register_state_dict_post_hook(_publish)
+        self.register_load_state_dict_pre_hook(_unpublish)
 
     @property
     def head(self) -> nn.Module:
         return self.get_submodule(self.head_name)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) images to (B, classes, h, w) logits."""
+        logits: Tensor = self.head(self.backbone(images)[-1])
+        return logits
+
     def trunk_alias(self) -> dict[str, str]:
-        """Return published trunk weight name -> our key, where the two differ (trunks of the first stage)."""
-        trunk = getattr(self, "backbone", None)
-        if trunk is None:
+        """Return first-stage or torchvision's name of a trunk weight -> its name here, where these are other names."""
+        if self.takes_grey_levels:
             return {}
-        prefix = f"backbone.network.{trunk.network.key_prefix}"
-        return {key.removeprefix(prefix): key for key in self.state_dict() if key.startswith(prefix)}
+        prefix = f"{TRUNK}{self.backbone.key_prefix}"
+        return {key.removeprefix(prefix): key for key in self.published_names if key.startswith(prefix)}
+
+
+def _publish(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    _rename(state, prefix, cast(DeepLab, module).published_names)
+
+
+def _unpublish(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    _rename(state, prefix, {name: key for key, name in cast(DeepLab, module).published_names.items()})
+
+
+def _rename(state: dict[str, Tensor], prefix: str, names: Mapping[str, str]) -> None:
+    """Rename the entries below `prefix` in place, in their order."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        name = key.removeprefix(prefix)
+        state[prefix + names.get(name, name)] = state.pop(key)
 
 
 def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
@@ -187,34 +203,35 @@ def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
         UserError: for an unknown name, or a missing optional library.
     """
     model, classes = cfg.model, cfg.dataset.n_classes
+    rates = model.atrous_rates
     builders: dict[str, Callable[[], DeepLab]] = {
-        "DeepLabV2_ResNet101_MSC": lambda: DeepLab(
-            resnet_trunk(model.n_blocks), "aspp", aspp(RESNET_CHANNELS, classes, model.atrous_rates)
-        ),
-        "DeepLabV1_ResNet101_MSC": lambda: DeepLab(
-            resnet_trunk(model.n_blocks), "fov", field_of_view(RESNET_CHANNELS, classes)
-        ),
-        "DeepLabV2_VGG16_MSC": lambda: DeepLab(
-            vgg_trunk(), "aspp", aspp_deep(LAST_CHANNELS, classes, model.atrous_rates)
-        ),
-        "DeepLabV1_VGG16_MSC": lambda: DeepLab(vgg_trunk(), "aspp", field_of_view(LAST_CHANNELS, classes)),
+        "DeepLabV2_ResNet101_MSC": lambda: _resnet(model, "aspp", lambda channels: aspp(channels, classes, rates)),
+        "DeepLabV1_ResNet101_MSC": lambda: _resnet(model, "fov", lambda channels: field_of_view(channels, classes)),
+        "DeepLabV2_VGG16_MSC": lambda: _vgg("aspp", lambda channels: aspp_deep(channels, classes, rates)),
+        "DeepLabV1_VGG16_MSC": lambda: _vgg("aspp", lambda channels: field_of_view(channels, classes)),
         "DeepLabV2_Backbone_MSC": lambda: _with_backbone(model, classes),
-    }  # fmt: skip
+    }
     if model.name not in builders:
         raise UserError(f"model.name is '{model.name}', expected one of {', '.join(builders)}")
     return MultiScale(builders[model.name](), list(model.msc_scales), freeze_bn=model.freeze_bn)
 
 
+def _resnet(model: DeepLabModelConfig, head_name: str, head: Callable[[int], nn.Module]) -> DeepLab:
+    trunk = ResNet(tuple(model.n_blocks), CAFFE_RESNET)
+    return DeepLab(trunk, head_name, head(trunk.out_channels), caffe_resnet_name)
+
+
+def _vgg(head_name: str, head: Callable[[int], nn.Module]) -> DeepLab:
+    trunk = Vgg16(CAFFE_VGG)
+    return DeepLab(trunk, head_name, head(trunk.out_channels), caffe_vgg_name)
+
+
 def _with_backbone(model: DeepLabModelConfig, classes: int) -> DeepLab:
     if not model.backbone:
         raise UserError("model.name is DeepLabV2_Backbone_MSC but model.backbone is empty; set it, e.g. timm:resnet18")
-    try:
-        network = build_trunk(model.backbone, width=model.width, dropout=False, output_stride=model.output_stride)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    channels = cast(int, network.out_channels)
-    trunk: OrderedDict[str, nn.Module] = OrderedDict(backbone=LastFeatures(network))
-    return DeepLab(trunk, "aspp", aspp(channels, classes, model.atrous_rates))
+    with user_errors():
+        trunk = build_trunk(model.backbone, width=model.width, dropout=False, output_stride=model.output_stride)
+    return DeepLab(trunk, "aspp", aspp(cast(int, trunk.out_channels), classes, model.atrous_rates))
 
 
 HEAD_WEIGHTS_FACTOR, HEAD_BIASES_FACTOR = 10.0, 20.0

@@ -1,6 +1,5 @@
 """Weights in: initialisation of a trunk, and checkpoints; nothing is dropped without a word."""
 
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor
 
 from deeplab.network import DeepLab, MultiScale
+from models.backbones.resnet import caffe_resnet_name
+from models.backbones.vgg16 import caffe_vgg_name
 from utils.errors import UserError
 from utils.training.weights import listed_keys, read_weights
 
@@ -15,14 +16,6 @@ BASE = "base."
 GREY_LEVELS = 255.0
 IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
 COUNTER = "num_batches_tracked"
-_BOTTLENECK = re.compile(r"^layer(\d)\.(\d+)\.(conv|bn)([123])\.(\w+)$")
-_SHORTCUT = re.compile(r"^layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)$")
-_PARTS = {"1": "reduce", "2": "conv3x3", "3": "increase"}
-# torchvision's index in `features` -> published name; pools and ReLUs have no weights.
-_VGG_NAMES = {
-    0: "layer1.0.0", 2: "layer1.1.0", 5: "layer1.3.0", 7: "layer1.4.0", 10: "layer1.6.0", 12: "layer1.7.0", 14: "layer1.8.0",
-    17: "layer1.10.0", 19: "layer1.11.0", 21: "layer1.12.0", 24: "layer2.0.0", 26: "layer2.1.0", 28: "layer2.2.0",
-}  # fmt: skip
 
 
 def load_checkpoint(network: MultiScale, path: str | Path) -> None:
@@ -64,7 +57,9 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
     base = network.base
     if not isinstance(base, DeepLab):
         raise TypeError(f"expected DeepLab, got {type(base)}")
-    state = from_torchvision(_without_base(read_weights(path)))
+    state = _without_base(read_weights(path))
+    if base.takes_grey_levels:
+        state = from_torchvision(state)
     alias = base.trunk_alias()
     state = {alias.get(key.removeprefix("backbone."), key): value for key, value in state.items()}
     own = base.state_dict()
@@ -95,34 +90,16 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     block differ a little until fine-tuned.
     """
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
-        renamed = {name: value for key, value in state.items() if (name := _resnet_name(key))}
+        renamed = {name: value for key, value in state.items() if (name := caffe_resnet_name(key))}
         stem = "layer1.conv1.conv.weight"
     elif "features.0.weight" in state and "features.28.weight" in state:
-        renamed = {name: value for key, value in state.items() if (name := _vgg_name(key))}
+        renamed = {name: value for key, value in state.items() if (name := caffe_vgg_name(key))}
         stem = "layer1.0.0.weight"
     else:
         return state
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     renamed[stem] = (renamed[stem] / (GREY_LEVELS * std)).flip(1)
     return renamed
-
-
-def _resnet_name(key: str) -> str | None:
-    module, _, leaf = key.partition(".")
-    if module in ("conv1", "bn1"):
-        return f"layer1.conv1.{module.rstrip('1')}.{leaf}"
-    if match := _BOTTLENECK.match(key):
-        layer, block, kind, part, leaf = match.groups()
-        return f"layer{int(layer) + 1}.block{int(block) + 1}.{_PARTS[part]}.{kind}.{leaf}"
-    if match := _SHORTCUT.match(key):
-        layer, block, index, leaf = match.groups()
-        return f"layer{int(layer) + 1}.block{int(block) + 1}.shortcut.{('conv', 'bn')[int(index)]}.{leaf}"
-    return None
-
-
-def _vgg_name(key: str) -> str | None:
-    part, index, *leaf = key.split(".")
-    return f"{_VGG_NAMES[int(index)]}.{leaf[0]}" if part == "features" else None
 
 
 def _without_base(state: dict[str, Tensor]) -> dict[str, Tensor]:

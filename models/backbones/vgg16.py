@@ -1,21 +1,52 @@
-"""VGG-16 trunk of the published variant: stride 8, dilated conv5, three extra convolutions."""
+"""VGG-16 without its classifier, dilated: one class; what distinguishes the published variants is data."""
+
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 CHANNELS = 512
-POOL4, LAST_RELU = 23, 30
 INIT_STD = 0.01
+# Output channels of the convolutions; a pool ends each of the five groups.
+GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# Where torchvision's `features` end after a group's last ReLU and after its pool.
+ENDS = {"conv3": 16, "pool3": 17, "conv4": 23, "pool4": 24, "conv5": 30, "pool5": 31}
+END_CHANNELS = {"conv3": 256, "pool3": 256, "conv4": CHANNELS, "pool4": CHANNELS, "conv5": CHANNELS, "pool5": CHANNELS}
+EXTRA = "extra"
+
+
+@dataclass(frozen=True)
+class VggLayout:
+    """What a VGG-16 looks like; pool4 never strides and conv5 has dilation 2. The default is the CAM network's.
+
+    Attributes:
+        pool: window of pool1 to pool3: 2 (torchvision) or 3 with padding 1 (Caffe DeepLab); pool4 and pool5 have 3.
+        conv4_stride: of conv4_1; 2 (WS-FCN) gives 16 input pixels per cell, 1 gives 8.
+        extra_convs: new 3x3 convolutions with ReLU after conv5, which learn at the head's rate.
+        stem: how many convolutions are usually not fine-tuned.
+        outputs: features that come out, in this order: keys of `ENDS` or "extra"; the last are *the* features, those
+            before it the side features.
+    """
+
+    pool: int = 2
+    conv4_stride: int = 1
+    extra_convs: int = 3
+    stem: int = 0
+    outputs: tuple[str, ...] = ("pool4", "conv5", EXTRA)
+
+
+CAM = VggLayout()
+CAFFE = VggLayout(pool=3, extra_convs=0, outputs=("pool5",))
 
 
 class Vgg16(nn.Module):
-    """torchvision's feature stack without the final pool; pool4 keeps the resolution, conv5 is dilated.
+    """Key names are torchvision's, so that its ImageNet weights load (allow `classifier.*` as unexpected).
 
-    Convolutions of the stack and `extra_convs` have biases; `extra_convs` learn at the head's rate.
+    All convolutions have biases.
+
+    Args:
+        layout: see `VggLayout`.
     """
 
-    stride = 8
-    out_channels = CHANNELS
-    side_channels = (CHANNELS, CHANNELS)
     side_dims = (64, 64)
     affinity_dim = 128
     key_prefix = ""
@@ -26,20 +57,18 @@ class Vgg16(nn.Module):
         "affinity": "extra_att_module",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, layout: VggLayout = CAM) -> None:
         super().__init__()
-        from torchvision.models import vgg16  # here: torchvision takes as long to load as torch itself
-
-        layers = list(vgg16(weights=None).features)[:LAST_RELU]
-        layers[POOL4] = nn.MaxPool2d(3, stride=1, padding=1)
-        for layer in layers[POOL4:]:
-            if isinstance(layer, nn.Conv2d):
-                layer.dilation, layer.padding = (2, 2), (2, 2)
-        self.features = nn.Sequential(*layers)
-        extra: list[nn.Module] = []
-        for _ in range(3):
-            extra += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(inplace=True)]
-        self.extra_convs = nn.Sequential(*extra)
+        self.layout = layout
+        self.features = nn.Sequential(*_features(layout))
+        self.extra_convs = nn.Sequential()
+        for _ in range(layout.extra_convs):
+            self.extra_convs.extend([nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(inplace=True)])
+        *sides, self.out_channels = (END_CHANNELS.get(name, CHANNELS) for name in layout.outputs)
+        self.side_channels = tuple(sides)
+        wanted = {"conv5" if name == EXTRA else name for name in layout.outputs}
+        self.last = [name for name in ENDS if name in wanted][-1]
+        self.stride = 4 if layout.outputs[-1] == "conv3" else 8 * layout.conv4_stride
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.weight, std=INIT_STD)
@@ -47,16 +76,52 @@ class Vgg16(nn.Module):
 
     @property
     def stem(self) -> list[nn.Module]:
-        """Return no layers: the published variant trains all of them."""
-        return []
+        """Return the first convolutions, as many as the layout says (the published CAM network trains all)."""
+        convolutions: list[nn.Module] = [layer for layer in self.features if isinstance(layer, nn.Conv2d)]
+        return convolutions[: self.layout.stem]
 
     @property
     def head_modules(self) -> list[nn.Module]:
         """Return the new layers."""
         return [self.extra_convs]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pool4 (512 channels), relu5_3 (512) and the extra convolutions' output (512) of (B, 3, H, W), stride 8."""
-        side_a = self.features[: POOL4 + 1](images)
-        side_b = self.features[POOL4 + 1 :](side_a)
-        return side_a, side_b, self.extra_convs(side_b)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features `layout.outputs` names of (B, 3, H, W) images; conv<n> is after the group's last ReLU."""
+        found, x, start = {}, images, 0
+        for name, end in ENDS.items():
+            x = found[name] = self.features[start:end](x)
+            start = end
+            if name == self.last:
+                break
+        if EXTRA in self.layout.outputs:
+            found[EXTRA] = self.extra_convs(found["conv5"])
+        return tuple(found[name] for name in self.layout.outputs)
+
+
+def _features(layout: VggLayout) -> list[nn.Module]:
+    """Return torchvision's `features`, pooled and dilated as the layout says."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for group, widths in enumerate(GROUPS, start=1):
+        dilation = 2 if group == len(GROUPS) else 1
+        for number, width in enumerate(widths):
+            stride = layout.conv4_stride if (group, number) == (4, 0) else 1
+            layers += [nn.Conv2d(channels, width, 3, stride, dilation, dilation), nn.ReLU(inplace=True)]
+            channels = width
+        strided = group <= 3
+        window = layout.pool if strided else 3
+        layers.append(nn.MaxPool2d(window, stride=2 if strided else 1, padding=window // 3))
+    return layers
+
+
+# torchvision's index in `features` -> published DeepLab name; pools and ReLUs have no weights.
+_CAFFE_NAMES = {
+    0: "layer1.0.0", 2: "layer1.1.0", 5: "layer1.3.0", 7: "layer1.4.0", 10: "layer1.6.0", 12: "layer1.7.0", 14: "layer1.8.0",
+    17: "layer1.10.0", 19: "layer1.11.0", 21: "layer1.12.0", 24: "layer2.0.0", 26: "layer2.1.0", 28: "layer2.2.0",
+}  # fmt: skip
+
+
+def caffe_vgg_name(key: str) -> str | None:
+    """Return the published DeepLab name of one of our (torchvision's) key names; None for `classifier.*`."""
+    part, index, *leaf = key.split(".")
+    return f"{_CAFFE_NAMES[int(index)]}.{leaf[0]}" if part == "features" else None

@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import convert
 from deeplab.convert import layer_name
-from deeplab.network import build_deeplab
+from deeplab.network import DeepLab, build_deeplab
 from tests.deeplab.test_network import GOLDEN
 from utils.errors import UserError
 
@@ -57,13 +58,13 @@ def _caffe_name(module: str) -> str:
 
 def _model(head: str, *, stem_stride: int = 2) -> tuple[bytes, dict[str, torch.Tensor]]:
     """Return the bytes of a full-size model with few distinct numbers, and the trunk's expected entries."""
-    network = build_deeplab(DeepLabConfig()).base
+    network = cast(DeepLab, build_deeplab(DeepLabConfig()).base)
+    modules = {published.rpartition(".")[0]: own.rpartition(".")[0] for own, published in network.published_names.items()}
     rng = np.random.default_rng(0)
     data: list[bytes] = [_message(1, b"net")]
     expected = {}
-    for module_name, module in network.named_modules():
-        if module_name.startswith("aspp"):
-            continue
+    for module_name, own in modules.items():
+        module = network.get_submodule(own)
         if isinstance(module, torch.nn.Conv2d):
             # Constant weights keep the file quick to make; biases and statistics are random.
             weight = np.full(module.weight.shape, rng.standard_normal(), np.float32)

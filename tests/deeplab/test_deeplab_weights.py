@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from torch import nn
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.network import MultiScale, build_deeplab
 from deeplab.weights import from_torchvision, load_checkpoint, load_initial
+from models.backbones.resnet import ResNet
+from models.cam_net import build_cam_network
 from tests.deeplab.test_network import GOLDEN
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from tests.golden_weights import filled
 from utils.errors import UserError
+from utils.training.weights import load_weights, read_weights
 
 
 def _network(tmp_path: Path, *overrides: str) -> MultiScale:
@@ -93,11 +97,12 @@ def test_torchvision_stems_see_the_same_picture(tmp_path: Path) -> None:
     x = 50 * torch.randn(1, 3, 33, 33)
     stem = _BgrGrey(nn.Sequential(source.conv1, source.bn1, source.relu))
     with torch.no_grad():
-        ours = network.base.get_submodule("layer1.conv1")(x)
+        trunk = cast(ResNet, network.base.get_submodule("backbone"))
+        ours = trunk.relu(trunk.bn1(trunk.conv1(x)))
         torch.testing.assert_close(ours, stem(x), rtol=1e-4, atol=1e-4)
         # The first stage of blocks has no stride: the same function. Pooling differs only by its border rule.
         features = torch.randn(1, 64, 17, 17)
-        torch.testing.assert_close(network.base.get_submodule("layer2")(features), source.layer1(features))
+        torch.testing.assert_close(trunk.get_submodule("layer1")(features), source.layer1(features))
 
 
 def test_torchvision_vgg_is_renamed(tmp_path: Path) -> None:
@@ -109,3 +114,42 @@ def test_torchvision_vgg_is_renamed(tmp_path: Path) -> None:
         own = build_deeplab(cfg).base.state_dict()
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if not k.startswith("aspp")}
     assert torch.equal(state["layer2.2.0.weight"], source.state_dict()["features.28.weight"])
+
+
+@pytest.mark.parametrize("backbone", ["resnet101", "resnet50", "vgg16"])
+def test_any_trunk_takes_torchvisions_file_and_trains(tmp_path: Path, backbone: str) -> None:
+    torch.manual_seed(0)
+    source = getattr(torchvision.models, backbone)(weights=None)
+    path = tmp_path / f"{backbone}.pth"
+    torch.save(source.state_dict(), path)
+    cfg = DeepLabConfig()
+    cfg.model.name, cfg.model.backbone, cfg.model.msc_scales = "DeepLabV2_Backbone_MSC", backbone, []
+    network = build_deeplab(cfg)
+    message = load_initial(network, path, ["extra_convs.*", "backbone.extra_convs.*"])
+    assert "head starts at random" in message
+    first = "conv1.weight" if backbone.startswith("resnet") else "features.0.weight"
+    # As it is: such a network takes normalised RGB, as torchvision's do.
+    assert torch.equal(network.base.state_dict()[f"backbone.{first}"], source.state_dict()[first])
+    before = network.base.state_dict()[f"backbone.{first}"].clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(
+            network.train()(torch.rand(1, 3, 65, 65))[0].mean((2, 3)), torch.tensor([1])
+        ).backward()
+        optimizer.step()
+    assert not torch.equal(network.base.state_dict()[f"backbone.{first}"], before)
+
+
+def test_torchvisions_file_is_a_cam_networks_trunk(tmp_path: Path) -> None:
+    source = torchvision.models.resnet101(weights=None)
+    torch.save(source.state_dict(), tmp_path / "resnet101.pth")
+    network = build_cam_network("resnet101", 3)
+    load_weights(
+        network,
+        read_weights(tmp_path / "resnet101.pth"),
+        source="resnet101.pth",
+        allow_missing=["head.*"],
+        allow_unexpected=["fc.*"],
+    )
+    assert torch.equal(network.backbone.get_parameter("layer4.2.conv3.weight"), source.layer4[2].conv3.weight)

@@ -10,7 +10,7 @@ from configs.deeplab_schema import DeepLabConfig, SolverConfig
 from deeplab.losses import LossModule, multi_scale_loss, resize_labels
 from deeplab.network import MultiScale, build_deeplab, segmentation_groups
 from deeplab.train import build_schedule
-from tests.deeplab.test_network import SCALES, build
+from tests.deeplab.test_network import SCALES, build, published_parameters
 from utils.errors import UserError
 from utils.runtime.processes import Dist
 from utils.training.optim import build_optimizer, set_learning_rate
@@ -38,7 +38,7 @@ def test_two_iterations_equal_published() -> None:
     network = build()
     module = LossModule(network, balanced=False, reduce_counts=lambda counts: counts).train()
     optimizer = _optimizer(network, solver)
-    parameters = dict(network.named_parameters())
+    parameters = published_parameters(network)
     start = {name: value.detach().clone() for name, value in parameters.items()}
     for iteration in (1, 2):
         set_learning_rate(optimizer, _rate(solver, iteration))

@@ -105,7 +105,9 @@ def test_every_trunk_gives_maps_of_its_stride(backbone: str, stride: int) -> Non
     assert logits.shape == (1, 3)
 
 
-@pytest.mark.parametrize(("name", "message"), [("resnet39", "resnet38, resnet101"), ("timm:no_such_net", "unknown to timm")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("resnet39", "resnet38, resnet50, resnet101"), ("timm:no_such_net", "unknown to timm")]
+)
 def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_cam_network(name, 3)
