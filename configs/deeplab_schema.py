@@ -40,6 +40,11 @@ class DatasetConfig:
     image_dir: str = key("JPEGImages", "folder of <id>.jpg for lists of bare ids")
     truth_dir: str = key("SegmentationClassAug", "folder of ground-truth <id>.png for lists of bare ids")
 
+    @property
+    def num_classes(self) -> int:
+        """Return the number of foreground classes: what everything inside counts."""
+        return self.n_classes - 1
+
 
 @dataclass
 class DataloaderConfig:

@@ -86,17 +86,17 @@ def _refine_all(
         _on_gpu(cfg, refiner, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
         return
     tasks = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
-    work = partial(_refine_one, refiner, cfg.dataset.n_classes, folder)
+    work = partial(_refine_one, refiner, cfg.dataset.num_classes, folder)
     workers = cfg.crf.workers or max(1, cores() // place.world)
     for counts in map_progress(work, tasks, workers=workers, what="CRF", total=len(items)):
         confusion.add(counts)
 
 
-def _refine_one(refiner: Refiner | Chain, n_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
+def _refine_one(refiner: Refiner | Chain, num_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
     item, source = task
-    logits = read_logits(source, n_classes) if isinstance(source, Path) else torch.from_numpy(source)
+    logits = read_logits(source, num_classes) if isinstance(source, Path) else torch.from_numpy(source)
     labels = refined_labels(refiner, logits, _read_picture(item))
-    return settle(item, labels, n_classes=n_classes, folder=folder)
+    return settle(item, labels, num_classes=num_classes, folder=folder)
 
 
 def _on_gpu(
@@ -107,16 +107,16 @@ def _on_gpu(
     folder: Path | None,
     confusion: Confusion,
 ) -> None:
-    n_classes = cfg.dataset.n_classes
+    num_classes = cfg.dataset.num_classes
 
     def finish(item: Item, copy: HostCopy) -> None:
-        confusion.add(settle(item, copy.wait()[0].numpy(), n_classes=n_classes, folder=folder))
+        confusion.add(settle(item, copy.wait()[0].numpy(), num_classes=num_classes, folder=folder))
 
     with BoundedPool() as pool, ThreadPoolExecutor(GPU_BATCH) as readers:
         # Pictures are decoded while the batch's further logits are made or read.
         read = ((item, one, readers.submit(_read_picture, item)) for item, one in logits)
         while batch := list(islice(read, GPU_BATCH)):
-            values = [_on_device(one, n_classes, place) for _, one, _ in batch]
+            values = [_on_device(one, num_classes, place) for _, one, _ in batch]
             labels = _batch_labels(crf, values, [picture.result() for *_, picture in batch])
             for (item, *_), one in zip(batch, labels, strict=True):
                 pool.submit(finish, item, HostCopy([one]))
@@ -126,8 +126,8 @@ def _read_picture(item: Item) -> NDArray[np.uint8]:
     return np.asarray(read_image(item.image))
 
 
-def _on_device(source: "Path | Tensor", n_classes: int, place: Dist) -> Tensor:
-    return read_logits(source, n_classes).to(place.device) if isinstance(source, Path) else source
+def _on_device(source: "Path | Tensor", num_classes: int, place: Dist) -> Tensor:
+    return read_logits(source, num_classes).to(place.device) if isinstance(source, Path) else source
 
 
 def _batch_labels(crf: DenseCrf, logits: Sequence[Tensor], pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:

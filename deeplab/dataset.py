@@ -12,7 +12,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from configs.deeplab_schema import IGNORE_LABEL, DatasetConfig, ImageConfig
-from utils.data.classes import class_index
 from utils.data.folder import check_files
 from utils.data.images import read_label_map
 from utils.data.lists import Item
@@ -122,7 +121,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         """Return sample `index`, its augmentation drawn from `rng`."""
         item, image = self.items[index], self.image
         pixels, size = read_pixels(item.image, image)
-        labels = read_labels(item, self.dataset.n_classes, size)
+        labels = read_labels(item, self.dataset.num_classes, size)
         pixels, labels, _ = augment(
             pixels, labels, rng,
             mean=channels(image.mean, image.order), crop=image.size.train, scales=self.dataset.scales, base=image.size.base,
@@ -130,11 +129,11 @@ class CropDataset(Dataset[dict[str, Any]]):
         return {"images": to_input(pixels, image), "labels": torch.from_numpy(labels.astype(np.int64)), "id": item.image_id}
 
 
-def read_labels(item: Item, n_classes: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return an item's label map (H, W), checked for size and values (background counts as one of `n_classes`)."""
+def read_labels(item: Item, num_classes: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return an item's label map (H, W), checked for size and values."""
     if item.labels is None:
         raise ValueError(f"{item.image_id} has no labels")
-    return read_label_map(item.labels, class_index(n_classes), size)
+    return read_label_map(item.labels, num_classes, size, key="dataset.n_classes")
 
 
 def check_items(items: Sequence[Item]) -> None:

@@ -144,10 +144,10 @@ def _count(
     done, todo = split_finished(mine, folder, logits)
     log = get_logger(rank=place.rank)
     log.info("%d images, %d of them finished before, on %s, %d process(es)", len(mine), len(done), place.device, place.world)
-    confusion = Confusion(cfg.dataset.n_classes)
+    confusion = Confusion(cfg.dataset.num_classes)
     if folder is not None:
         for item in done:
-            confusion.add(recount(item, n_classes=cfg.dataset.n_classes, folder=folder))
+            confusion.add(recount(item, num_classes=cfg.dataset.num_classes, folder=folder))
     if todo:
         work(todo, folder, confusion)
     return confusion.total(place), len(todo)

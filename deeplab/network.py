@@ -14,6 +14,7 @@ from models.backbones.resnet import CAFFE as CAFFE_RESNET
 from models.backbones.resnet import ResNet, caffe_resnet_name
 from models.backbones.vgg16 import CAFFE as CAFFE_VGG
 from models.backbones.vgg16 import Vgg16, caffe_vgg_name
+from utils.data.classes import label_count
 from utils.errors import UserError, user_errors
 
 HIDDEN = 1024
@@ -202,7 +203,7 @@ def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
     Raises:
         UserError: for an unknown name, or a missing optional library.
     """
-    model, classes = cfg.model, cfg.dataset.n_classes
+    model, classes = cfg.model, label_count(cfg.dataset.num_classes)
     rates = model.atrous_rates
     builders: dict[str, Callable[[], DeepLab]] = {
         "DeepLabV2_ResNet101_MSC": lambda: _resnet(model, "aspp", lambda channels: aspp(channels, classes, rates)),

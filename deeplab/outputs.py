@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import read_labels
-from utils.data.classes import class_index, palette
+from utils.data.classes import label_count, palette
 from utils.data.images import image_size, read_label_map, write_png
 from utils.data.lists import Item
 from utils.errors import UserError
@@ -50,8 +50,8 @@ def find_logits(folder: Path, image_id: str) -> Path | None:
     return None
 
 
-def read_logits(path: Path, n_classes: int) -> Tensor:
-    """Return (n_classes, h, w) float32 logits.
+def read_logits(path: Path, num_classes: int) -> Tensor:
+    """Return (num_classes + 1, h, w) float32 logits.
 
     Raises:
         UserError: for a damaged file, or logits of another number of classes.
@@ -61,10 +61,15 @@ def read_logits(path: Path, n_classes: int) -> Tensor:
         values = loaded if isinstance(loaded, np.ndarray) else loaded[KEY]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"logits file {path} cannot be read ({error}); delete it and run `test` again") from error
-    if values.ndim != 3 or values.shape[0] != n_classes or values.dtype.kind != "f" or not np.isfinite(values).all():
+    if (
+        values.ndim != 3
+        or values.shape[0] != label_count(num_classes)
+        or values.dtype.kind != "f"
+        or not np.isfinite(values).all()
+    ):
         raise UserError(
             f"logits file {path} holds {values.dtype} of shape {values.shape}, expected finite floats of shape "
-            f"({n_classes}, h, w); delete it and run `test` again"
+            f"({count}, h, w); delete it and run `test` again"
         )
     return torch.from_numpy(values.astype(np.float32))
 
@@ -97,35 +102,35 @@ def split_finished(items: Sequence[Item], folder: Path | None, logits: Path | No
     return [i for i in items if i.image_id in finished], [i for i in items if i.image_id not in finished]
 
 
-def settle(item: Item, labels: NDArray[np.uint8], *, n_classes: int, folder: Path | None) -> NDArray[np.int64]:
+def settle(item: Item, labels: NDArray[np.uint8], *, num_classes: int, folder: Path | None) -> NDArray[np.int64]:
     """Write a predicted label map (H, W) as a palette PNG, and return its confusion matrix (zeros without ground truth).
 
     Args:
         item: the image.
-        labels: values 0 to n_classes - 1.
-        n_classes: background counted.
+        labels: values 0 to num_classes.
+        num_classes: foreground classes.
         folder: to write to; None writes nothing.
 
     Raises:
         UserError: for a ground-truth file that is missing, damaged, of another size or with other values.
     """
-    confusion = _confusion(item, labels, n_classes)  # first: a prediction on disk then counts as finished
+    confusion = _confusion(item, labels, num_classes)  # first: a prediction on disk then counts as finished
     if folder is not None:
         write_png(folder / f"{item.image_id}.png", labels, palette())
     return confusion
 
 
-def recount(item: Item, *, n_classes: int, folder: Path) -> NDArray[np.int64]:
+def recount(item: Item, *, num_classes: int, folder: Path) -> NDArray[np.int64]:
     """Return the confusion matrix of a prediction that is on disk."""
     path = folder / f"{item.image_id}.png"
-    return _confusion(item, read_label_map(path, class_index(n_classes), image_size(item.image)), n_classes)
+    return _confusion(item, read_label_map(path, num_classes, image_size(item.image), key="dataset.n_classes"), num_classes)
 
 
 class Confusion:
     """A sum of confusion matrices that several threads may add to."""
 
-    def __init__(self, n_classes: int) -> None:
-        self.counts = np.zeros((n_classes, n_classes), np.int64)
+    def __init__(self, num_classes: int) -> None:
+        self.counts = np.zeros((label_count(num_classes),) * 2, np.int64)
         self._lock = threading.Lock()
 
     def add(self, counts: NDArray[np.int64]) -> None:
@@ -145,11 +150,11 @@ def _stems(folder: Path | None, suffixes: Sequence[str]) -> set[str]:
     return {path.stem for path in folder.iterdir() if path.suffix in suffixes}
 
 
-def _confusion(item: Item, labels: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
+def _confusion(item: Item, labels: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     if item.labels is None:
-        return np.zeros((n_classes, n_classes), np.int64)
+        return np.zeros((label_count(num_classes),) * 2, np.int64)
     height, width = labels.shape
-    return confusion_matrix(read_labels(item, n_classes, (width, height)), labels, class_index(n_classes))
+    return confusion_matrix(read_labels(item, num_classes, (width, height)), labels, num_classes)
 
 
 FINAL = "checkpoint_final.pth"

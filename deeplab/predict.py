@@ -65,4 +65,4 @@ def _finish(
     labels, *logits = copy.wait()
     if saved is not None:
         write_logits(saved, item.image_id, logits[0], cfg.test.save_logits)
-    confusion.add(settle(item, labels.numpy(), n_classes=cfg.dataset.n_classes, folder=folder))
+    confusion.add(settle(item, labels.numpy(), num_classes=cfg.dataset.num_classes, folder=folder))

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
+import models.backbones
+import models.refiners
+from configs.deeplab_schema import DeepLabConfig
 from configs.schema import Config
-from scripts import compare, evaluate_cams, gen_gt, make_cams, report, train
+from deeplab.network import build_deeplab
+from deeplab.weights import load_initial
+from scripts import compare, evaluate_cams, gen_gt, make_cams, refine_cams, report, train
 from scripts.build import load_config
-from tests.tiny_data import CLASSES, write_tiny_voc
+from tests.tiny_data import CLASSES, tiny_config, write_tiny_voc
+from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
@@ -97,3 +102,35 @@ def test_a_card_of_each_stage_is_written(house: Path) -> None:
     train.run(cfg)
     card = json.loads((house / "cards" / "cards" / "training.json").read_text(encoding="utf-8"))
     assert ("method", "toy") in [tuple(fact) for fact in card["facts"]]
+
+
+def test_a_refiner_is_one_file_and_one_line(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, target = re.findall(r'`"(blur)": "([\w.:]+)",`', PAGE)[0]
+    monkeypatch.setitem(models.refiners.REFINERS, name, target)
+    cfg = _config(house, "refined", "refine.by=blur", "blur.side=9", "pseudo.refine=[blur,dense_crf]", "refine.workers=1")
+    train.run(cfg)
+    make_cams.run(cfg)
+    assert refine_cams.run(cfg) == 6
+    assert gen_gt.run(cfg)["refined"]["blur"] == {"side": 9}
+    with pytest.raises(UserError, match="blur.side is 4, expected an odd number"):
+        gen_gt.run(_config(house, "even", "pseudo.refine=blur", "blur.side=4"))
+
+
+def test_a_trunk_is_one_file_and_one_line(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert '`"tiny_vit": lambda options: TinyVit(),`' in PAGE
+    kind = importlib.import_module("models.backbones.tiny_vit").TinyVit
+    monkeypatch.setitem(models.backbones.TRUNKS, "tiny_vit", lambda options: kind())
+    published = {key.removeprefix("vit."): value for key, value in kind().state_dict().items()}
+    assert {key.partition(".")[0] for key in published} == {"patch_embed", "blocks"}
+    torch.save(published, house / "vit.pth")
+    overrides = ["model.backbone=tiny_vit", "l2g.input_size=48", "l2g.crop_size=32", "train.epochs=1", "cam.scales=[1.0]"]
+    weights = [f"model.pretrained={house / 'vit.pth'}", "model.allow_missing=['head.*']"]
+    cfg = tiny_config(house, *overrides, *weights, "data.workers=0")
+    assert train.run(cfg) == 0
+    final = torch.load(Path(cfg.run_dir) / "model" / "final.pth", weights_only=True)
+    assert published.keys() < final.keys()
+    deeplab = DeepLabConfig()
+    deeplab.model.name, deeplab.model.backbone = "DeepLabV2_Backbone_MSC", "tiny_vit"
+    network = build_deeplab(deeplab)
+    assert "head starts at random" in load_initial(network, house / "vit.pth", [])
+    assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 21, 4, 4)

@@ -1,7 +1,7 @@
 """Trunk names to trunks; a new trunk is one file and one line here."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,20 +14,32 @@ from models.layers.gates import GateOptions
 TIMM_PREFIX = "timm:"
 
 
+@dataclass(frozen=True)
+class TrunkOptions:
+    """What a trunk may be told; each takes what it knows. See `models.cam_net.build_cam_network`."""
+
+    width: float = 1.0
+    dropout: bool = True
+    output_stride: int = 8
+    gates: GateOptions | None = None
+
+
+TRUNKS: dict[str, Callable[[TrunkOptions], nn.Module]] = {
+    "resnet38": lambda options: ResNet38(options.width, options.dropout, options.gates),
+    "resnet50": lambda options: dilated_resnet(50, options.output_stride),
+    "resnet101": lambda options: dilated_resnet(101, options.output_stride),
+    "resnet152": lambda options: dilated_resnet(152, options.output_stride),
+    "vgg16": lambda options: Vgg16(),
+}
+
+
 def build_trunk(
     backbone: str, *, width: float = 1.0, dropout: bool = True, output_stride: int = 8, gates: GateOptions | None = None
 ) -> nn.Module:
     """Build a trunk (`models.cam_net.Trunk`) with random weights; arguments as of `models.cam_net.build_cam_network`."""
-    trunks: dict[str, Callable[[], nn.Module]] = {
-        "resnet38": lambda: ResNet38(width, dropout, gates),
-        "resnet50": partial(dilated_resnet, 50, output_stride),
-        "resnet101": partial(dilated_resnet, 101, output_stride),
-        "resnet152": partial(dilated_resnet, 152, output_stride),
-        "vgg16": Vgg16,
-    }
+    options = TrunkOptions(width, dropout, output_stride, gates)
     if backbone.startswith(TIMM_PREFIX):
         return TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride)
-    if backbone in trunks:
-        return trunks[backbone]()
-    known = ", ".join([*trunks, TIMM_PREFIX + "<name>"])
-    raise ValueError(f"model.backbone is '{backbone}', expected one of {known}")
+    if backbone not in TRUNKS:
+        raise ValueError(f"model.backbone is '{backbone}', expected one of {', '.join([*TRUNKS, TIMM_PREFIX + '<name>'])}")
+    return TRUNKS[backbone](options)

@@ -96,7 +96,7 @@ def test_batches_as_on_a_gpu_give_the_same(tmp_path: Path, monkeypatch: pytest.M
     test.run(cfg, _weights(tmp_path))
     result = crf.run(cfg, _weights(tmp_path))
     items = evaluation_items(cfg.dataset)
-    place, confusion = Dist(0, 1, 0, torch.device("cpu")), Confusion(cfg.dataset.n_classes)
+    place, confusion = Dist(0, 1, 0, torch.device("cpu")), Confusion(cfg.dataset.num_classes)
 
     def refine() -> None:
         sources = ((item, logits_dir(cfg) / f"{item.image_id}.npy") for item in items)

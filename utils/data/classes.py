@@ -43,6 +43,11 @@ def label_value(class_index: int) -> int:
     return class_index + 1
 
 
+def label_count(num_classes: int) -> int:
+    """Return how many label values there are for a number of foreground classes: background is one more."""
+    return label_value(num_classes)
+
+
 def class_index(value: int) -> int:
     """Return the 0-based class index of a label-map value >= 1."""
     return value - 1
@@ -127,7 +132,7 @@ _SETS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 
 
 def class_names(dataset: DatasetConfig) -> list[str]:
-    """Return `n_classes` names: from `dataset.labels`, or by `dataset.name`, or numbers.
+    """Return the label names, background first: from `dataset.labels`, or by `dataset.name`, or numbers.
 
     Published files name label lists of their own tree, and the COCO one holds 91 names for 81 classes; so, for the known
     sets, a list that is missing or of another length gives way to the right names.
@@ -136,17 +141,18 @@ def class_names(dataset: DatasetConfig) -> list[str]:
         UserError: for another set's list that is unreadable or of the wrong length.
     """
     sets = (label_names(names) for prefix, names in _SETS.items() if dataset.name.lower().startswith(prefix))
-    known = next((names for names in sets if len(names) == dataset.n_classes), None)
+    count = label_count(dataset.num_classes)
+    known = next((names for names in sets if len(names) == count), None)
     if not dataset.labels or (known and not Path(dataset.labels).is_file()):
-        return known or ["background", *(f"class {k}" for k in range(1, dataset.n_classes))]
+        return known or ["background", *(f"class {k}" for k in range(1, count))]
     names = _read(Path(dataset.labels))
-    if len(names) == dataset.n_classes - 1 and names[0] != "background":
+    if len(names) == dataset.num_classes and names[0] != "background":
         names = label_names(names)
-    if len(names) != dataset.n_classes:
+    if len(names) != count:
         if known:
             return known
         raise UserError(
-            f"dataset.labels={dataset.labels} holds {len(names)} names, expected {dataset.n_classes} (dataset.n_classes), or "
+            f"dataset.labels={dataset.labels} holds {len(names)} names, expected {count} (dataset.n_classes), or "
             "one fewer without background"
         )
     return names

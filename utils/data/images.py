@@ -67,11 +67,14 @@ def read_cam(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
     return np.asarray(_load_grey(path, size, "CAM"))
 
 
-def read_label_map(path: Path, num_classes: int, size: Size | None = None) -> NDArray[np.uint8]:
+def read_label_map(
+    path: Path, num_classes: int, size: Size | None = None, *, key: str = "data.num_classes"
+) -> NDArray[np.uint8]:
     """Return a label map (H, W) uint8: 0 background, 1..num_classes, 255 ignored. Palette and grey PNGs are accepted.
 
     Raises:
-        UserError: when the file is missing, damaged, coloured, not of `size` (W, H), or holds another value.
+        UserError: when the file is missing, damaged, coloured, not of `size` (W, H), or holds another value; `key` says which
+            setting tells the number of classes.
     """
     image = _load(path)
     if image.mode not in ("P", "L"):
@@ -82,7 +85,7 @@ def read_label_map(path: Path, num_classes: int, size: Size | None = None) -> ND
         if counts[value]:
             raise UserError(
                 f"label map {path} holds the value {value}; expected 0 to {num_classes} or {IGNORE} "
-                f"(data.num_classes is {num_classes})"
+                f"({num_classes} classes, from {key})"
             )
     return np.asarray(image)
 
