@@ -61,12 +61,8 @@ def read_logits(path: Path, num_classes: int) -> Tensor:
         values = loaded if isinstance(loaded, np.ndarray) else loaded[KEY]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"logits file {path} cannot be read ({error}); delete it and run `test` again") from error
-    if (
-        values.ndim != 3
-        or values.shape[0] != label_count(num_classes)
-        or values.dtype.kind != "f"
-        or not np.isfinite(values).all()
-    ):
+    count = label_count(num_classes)
+    if values.ndim != 3 or values.shape[0] != count or values.dtype.kind != "f" or not np.isfinite(values).all():
         raise UserError(
             f"logits file {path} holds {values.dtype} of shape {values.shape}, expected finite floats of shape "
             f"({count}, h, w); delete it and run `test` again"
