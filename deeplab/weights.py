@@ -9,11 +9,11 @@ from torch import Tensor
 from deeplab.network import DeepLab, MultiScale
 from models.backbones.resnet import caffe_resnet_name
 from models.backbones.vgg16 import caffe_vgg_name
+from utils.data.images import MAX_GREY
 from utils.errors import UserError
 from utils.training.weights import listed_keys, read_weights
 
 BASE = "base."
-GREY_LEVELS = 255.0
 IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
 COUNTER = "num_batches_tracked"
 
@@ -98,7 +98,7 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     else:
         return state
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    renamed[stem] = (renamed[stem] / (GREY_LEVELS * std)).flip(1)
+    renamed[stem] = (renamed[stem] / (MAX_GREY * std)).flip(1)
     return renamed
 
 

@@ -17,10 +17,11 @@ from typing import Any
 from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.store import read_labelled_ids
-from utils.cams.sweep import LEVELS, JointHistogram, sweep
+from utils.cams.sweep import JointHistogram, sweep
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.data.folder import DataFolder
+from utils.data.images import GREY_VALUES, MAX_GREY
 from utils.errors import UserError, run_program
 from utils.evaluation.metrics import Scores, score
 from utils.evaluation.scores import (
@@ -57,7 +58,7 @@ def run(cfg: Config) -> dict[str, Any]:
     every_level = score(histogram.confusions())
     best = int(every_level.mean_iou.argmax())
     result: dict[str, Any] = {
-        "best": {"threshold": best / (LEVELS - 1), "mean_iou": float(every_level.mean_iou[best])},
+        "best": {"threshold": best / MAX_GREY, "mean_iou": float(every_level.mean_iou[best])},
         "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
     _write(cfg, result, histogram, every_level, names)
@@ -105,7 +106,7 @@ def _draw(cfg: Config, every_level: Scores, best: int, histogram: JointHistogram
     # Here, not above: worker processes import this module too, and need no plots.
     from utils.evaluation.plots import plot_class_iou, plot_confusion, plot_threshold_curve
 
-    folder, threshold = Path(cfg.eval.out).parent, best / (LEVELS - 1)
+    folder, threshold = Path(cfg.eval.out).parent, best / MAX_GREY
     plot_threshold_curve(folder / "miou_over_threshold.png", every_level.mean_iou, cfg.eval.thresholds)
     plot_class_iou(folder / "iou_per_class.png", names, every_level.iou[best], threshold)
     plot_confusion(folder / "confusion.png", names, histogram.confusion(threshold), threshold)
@@ -113,7 +114,9 @@ def _draw(cfg: Config, every_level: Scores, best: int, histogram: JointHistogram
 
 def _report(cfg: Config, result: dict[str, Any], histogram: JointHistogram, names: list[str], images: int) -> None:
     best = result["best"]
-    print(f"CAMs of {cfg.eval.cam_dir} on {images} images, background threshold {best['threshold']:.4f} (best of {LEVELS})")
+    print(
+        f"CAMs of {cfg.eval.cam_dir} on {images} images, background threshold {best['threshold']:.4f} (best of {GREY_VALUES})"
+    )
     print(score_table(score(histogram.confusion(best["threshold"])), names))
     for entry in result["thresholds"]:
         errors = mean_errors(histogram.confusion(entry["threshold"])[None])

@@ -24,7 +24,7 @@ from configs.schema import Config
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
-from utils.cams.merge import write_refine_maps
+from utils.cams.merge import write_seed_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
 from utils.config import flat_settings, save_config
 from utils.data.folder import DataFolder
@@ -124,7 +124,7 @@ def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[Sized
         done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
         for image_id, image in zip(batch.ids, done, strict=True):
             if image.refine is not None:  # before the PNGs, which say that the image is done
-                write_refine_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
+                write_seed_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
             writer.write(image_id, image.classes, image.cams, image.labels)
             yield len(image.classes)
 

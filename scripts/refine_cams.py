@@ -25,14 +25,12 @@ from scripts.build import parse_args
 from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids
 from utils.config import flat_settings
 from utils.data.folder import DataFolder
-from utils.data.images import read_cam, read_image, write_png
+from utils.data.images import MAX_GREY, read_cam, read_image, write_png
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, remove_leftovers
 from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
 from utils.runtime.provenance import claim_folder, read_source, write_source
-
-MAX_GREY = 255
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from configs.paste_schema import BankConfig
 from utils.cams.labels import fuse_threshold
 from utils.cams.store import LabelledId, cam_path, chunked
-from utils.cams.sweep import LEVELS
 from utils.data.classes import label_value, mask_classes
 from utils.data.folder import DataFolder
-from utils.data.images import read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.images import MAX_GREY, read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.data.paste import OPAQUE, BankEntry
 from utils.runtime.parallel import map_progress
 
@@ -86,7 +85,7 @@ def _judge(
         whole, mask = int(mask.sum()), largest_piece(mask)
         if mask.sum() < rule.connected * whole:
             return PIECES
-    score = float(scores[index][mask].mean()) / (LEVELS - 1) if index in scores else 1.0
+    score = float(scores[index][mask].mean()) / MAX_GREY if index in scores else 1.0
     if score < rule.min_score:
         return SCORE
     if saliency is not None and np.mean(saliency[mask] > salient) < rule.min_salient:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.cams.merge import (
-    RefineMaps,
+    SeedMaps,
     add_mirrored,
     average_mirrored,
     cams_to_labels,
@@ -16,7 +16,7 @@ from utils.cams.merge import (
     normalise_cams,
     predict_classes,
     quantise_cams,
-    refine_maps,
+    seed_maps,
     to_device,
     with_mirrored,
 )
@@ -35,7 +35,7 @@ class ImageCams:
     classes: tuple[int, ...]
     cams: Tensor
     labels: Tensor | None
-    refine: RefineMaps | None = None
+    refine: SeedMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CamSettings:
     """How maps are made.
 
     `flip` averages with the mirror image. `score_threshold` predicts classes (probability above it); None takes them from
-    the list. `label_threshold` is the background score of label maps; None makes none. `refine` also makes `RefineMaps`.
+    the list. `label_threshold` is the background score of label maps; None makes none. `refine` also makes `SeedMaps`.
     `background` is the background channel of the score maps where CAMs are probabilities against it and the image's other
     classes (softmax); None cuts negative scores instead (published).
     """
@@ -96,7 +96,7 @@ def infer_batch(
     if not settings.refine:
         return done
     chosen = [[columns[k] for k in present] for present in classes]
-    refined = [refine_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
+    refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
 
 

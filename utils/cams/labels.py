@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from configs.schema import PseudoConfig
 from utils.cams.store import LabelledId, cam_path, chunked
-from utils.cams.sweep import LEVELS, first_level_above, winner_map
+from utils.cams.sweep import first_level_above, winning_class
 from utils.data.classes import BACKGROUND, IGNORE, label_value, palette
 from utils.data.folder import DataFolder
-from utils.data.images import image_size, read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.images import MAX_GREY, image_size, read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.evaluation.metrics import confusion_matrix
 from utils.runtime.parallel import map_progress
 
@@ -52,9 +52,9 @@ def fuse_threshold(
     if not classes:
         return np.full(shape, BACKGROUND, np.uint8)
     if refine is not None:
-        scores = np.stack([np.full(shape, threshold, np.float32), *(cam / np.float32(LEVELS - 1) for cam in cams)])
+        scores = np.stack([np.full(shape, threshold, np.float32), *(cam / np.float32(MAX_GREY) for cam in cams)])
         return _refined_labels(classes, scores, refine)
-    winner, value = winner_map(cams)
+    winner, value = winning_class(cams)
     foreground = value >= first_level_above(threshold)
     labels = np.full(shape, BACKGROUND, np.uint8)
     for position, class_index in enumerate(classes):
@@ -89,7 +89,7 @@ def fuse_saliency(
         (H, W) label map, 0 background, class + 1, 255 ignored.
     """
     # (255 - saliency) / 255, not 1 - saliency / 255: correctly rounded, so that equal scores are equal in float32.
-    best = (np.uint8(LEVELS - 1) - saliency).astype(np.float32) / np.float32(LEVELS - 1)
+    best = (np.uint8(MAX_GREY) - saliency).astype(np.float32) / np.float32(MAX_GREY)
     labels = np.full(saliency.shape, BACKGROUND, np.uint8)
     confident = np.zeros(saliency.shape, np.uint8)
     doubtful = saliency >= rule.salient

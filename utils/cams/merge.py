@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.data.classes import BACKGROUND, label_value
+from utils.data.images import MAX_GREY
 from utils.files import atomic_path
 
 EPSILON = 1e-8
-LEVELS = 255
 
 
 def with_mirrored(images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def normalise_cams(merged: Tensor) -> Tensor:
 
 def quantise_cams(cams: Tensor) -> Tensor:
     """Return uint8 CAMs of CAMs in [0, 1]: times 255, rounded half to even, saturated."""
-    return (cams * LEVELS).round_().clamp_(0, LEVELS).to(torch.uint8)
+    return (cams * MAX_GREY).round_().clamp_(0, MAX_GREY).to(torch.uint8)
 
 
 def cams_to_labels(cams: Tensor, classes: Sequence[int], threshold: float) -> Tensor:
@@ -95,7 +95,7 @@ CELL, ALIGNMENT = 4, 16
 
 
 @dataclass(frozen=True)
-class RefineMaps:
+class SeedMaps:
     """Maps in [0, 1] of an image's K present classes: `low` (K, ceil(H/4), ceil(W/4)), `high` (K, H, W), float32."""
 
     low: Tensor
@@ -108,7 +108,7 @@ def add_mirrored(score_maps: Tensor) -> Tensor:
     return straight + mirrored.flip(-1)
 
 
-def refine_maps(score_maps: Sequence[Tensor], size: tuple[int, int]) -> RefineMaps:
+def seed_maps(score_maps: Sequence[Tensor], size: tuple[int, int]) -> SeedMaps:
     """Merge one image's maps of several scales.
 
     Args:
@@ -117,10 +117,10 @@ def refine_maps(score_maps: Sequence[Tensor], size: tuple[int, int]) -> RefineMa
     """
     low = _sum_at(score_maps, (_ceil(size[0], CELL), _ceil(size[1], CELL)))
     full = _sum_at(score_maps, (_ceil(size[0], ALIGNMENT) * ALIGNMENT, _ceil(size[1], ALIGNMENT) * ALIGNMENT))
-    return RefineMaps(_normalised(low), _normalised(full[:, : size[0], : size[1]]))
+    return SeedMaps(_normalised(low), _normalised(full[:, : size[0], : size[1]]))
 
 
-def write_refine_maps(path: Path, classes: Sequence[int], maps: RefineMaps) -> None:
+def write_seed_maps(path: Path, classes: Sequence[int], maps: SeedMaps) -> None:
     """Write `<id>.npz` (no pickle): `classes` (K,) 0-based, `labels` (K + 1,) label values with background first, `cam`
     (float16, small maps) and `high_res` (float16)."""
     labels = [BACKGROUND, *(label_value(k) for k in classes)]

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from utils.cams.store import LabelledId, cam_path, chunked
 from utils.data.classes import BACKGROUND, label_value
 from utils.data.folder import DataFolder
-from utils.data.images import read_cam, read_label_map
+from utils.data.images import GREY_VALUES, MAX_GREY, read_cam, read_label_map
 from utils.runtime.parallel import map_progress
 
-LEVELS = 256
 # Scores as the published program compares them: float32 PNG / 255 against a float32 threshold, so that 51 / 255 equals 0.2.
-SCORES = np.arange(LEVELS, dtype=np.float32) / np.float32(LEVELS - 1)
+SCORES = np.arange(GREY_VALUES, dtype=np.float32) / np.float32(MAX_GREY)
 
 
-def winner_map(cams: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def winning_class(cams: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return (position in `cams`, value) of the largest map at each pixel, both (H, W); equal maps: the first wins.
 
     Args:
@@ -50,7 +49,7 @@ class JointHistogram:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.counts = np.zeros((num_classes + 1, num_classes, LEVELS), np.int64)
+        self.counts = np.zeros((num_classes + 1, num_classes, GREY_VALUES), np.int64)
 
     def add(self, ground_truth: NDArray[np.uint8], classes: Sequence[int], cams: Sequence[NDArray[np.uint8]]) -> None:
         """Count one image.
@@ -63,11 +62,13 @@ class JointHistogram:
         if not classes:
             # A score of 0 never beats a threshold, so the class it is filed under does not matter.
             classes, cams = (0,), (np.zeros_like(ground_truth),)
-        winner, value = winner_map(cams)
+        winner, value = winning_class(cams)
         key = (ground_truth.astype(np.int64) << 8) | value
         if len(classes) > 1:
             key += winner.astype(np.int64) << 16
-        counts = np.bincount(key.ravel(), minlength=len(classes) * LEVELS * LEVELS).reshape(-1, LEVELS, LEVELS)
+        counts = np.bincount(key.ravel(), minlength=len(classes) * GREY_VALUES * GREY_VALUES).reshape(
+            -1, GREY_VALUES, GREY_VALUES
+        )
         for class_index, part in zip(classes, counts, strict=True):
             self.counts[:, class_index] += part[: self.num_classes + 1]
 
@@ -88,7 +89,7 @@ class JointHistogram:
     def confusions(self) -> NDArray[np.int64]:
         """Return the confusion matrices at all thresholds k / 255 that differ, (256, C + 1, C + 1) for k = 0..255."""
         from_level = np.cumsum(self.counts[:, :, ::-1], axis=-1)[:, :, ::-1]
-        above = np.zeros((LEVELS, *from_level.shape[:2]), np.int64)
+        above = np.zeros((GREY_VALUES, *from_level.shape[:2]), np.int64)
         above[:-1] = np.moveaxis(from_level[:, :, 1:], -1, 0)
         return self._with_background(above)
 

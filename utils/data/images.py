@@ -14,6 +14,8 @@ from utils.files import atomic_path
 
 # What PIL raises for damaged files, depending on format and on where the damage is.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# The largest of the values an 8-bit map can have, and how many there are.
+MAX_GREY, GREY_VALUES = 255, 256
 _PHOTO_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
 # Against PIL's default (6): encoding takes 0.4 of the time; CAM files are 3 % larger, label maps 70 % (7 kB).
 _PNG_EFFORT = 1

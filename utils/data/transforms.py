@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from configs.deeplab_schema import ChannelsConfig, ImageConfig
-from utils.data.images import read_image
+from utils.data.images import MAX_GREY, read_image
 
 Pixels = NDArray[np.uint8]
 
@@ -75,7 +75,6 @@ def turn_hue(image: Image.Image, turns: float) -> Image.Image:
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-LEVELS = 255
 # The published guard against division by an empty saliency map.
 _PEAK_EPSILON = 1e-10
 
@@ -165,7 +164,7 @@ def draw_boxes(rng: np.random.RandomState, input_size: int, crop_size: int, patc
 
 def to_normalised_tensor(image: Image.Image | Pixels, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (3, H, W) float32: RGB in [0, 1] minus `mean`, divided by `std` (per channel)."""
-    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / LEVELS
+    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / MAX_GREY
     return planes.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None]).contiguous()
 
 
@@ -177,7 +176,7 @@ def saliency_tensor(saliency: Image.Image, norm: str) -> Tensor:
         norm: "crop": divided by its maximum (published: a view with only faint saliency is blown up to 1, an empty one
             stays 0); "none": as it is.
     """
-    levels = torch.from_numpy(np.array(saliency))[None].float() / LEVELS
+    levels = torch.from_numpy(np.array(saliency))[None].float() / MAX_GREY
     return levels / (levels.max() + _PEAK_EPSILON) if norm == "crop" else levels
 
 
@@ -185,9 +184,6 @@ def _offset(rng: random.Random, room: int) -> int:
     """Draw an offset in 0..room, or in room..0 when `room` is negative (the image is smaller than the crop)."""
     drawn = rng.randrange(abs(room) + 1)
     return drawn if room > 0 else -drawn
-
-
-PIXEL_MAX = 255
 
 
 def read_pixels(path: Path, image: ImageConfig) -> tuple[NDArray[np.float32], tuple[int, int]]:
@@ -213,7 +209,7 @@ def to_input(pixels: NDArray[np.float32], image: ImageConfig) -> Tensor:
 def to_rgb(inputs: Tensor, image: ImageConfig) -> NDArray[np.uint8]:
     """Undo `to_input`: (3, H, W) network input to an (H, W, 3) RGB picture."""
     pixels = inputs.numpy().transpose(1, 2, 0) * channels(image.std, image.order) + channels(image.mean, image.order)
-    picture = np.clip(np.rint(pixels), 0, PIXEL_MAX).astype(np.uint8)
+    picture = np.clip(np.rint(pixels), 0, MAX_GREY).astype(np.uint8)
     return np.ascontiguousarray(picture[:, :, ::-1]) if image.order == "bgr" else picture
 
 

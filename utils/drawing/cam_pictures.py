@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from utils.cams.sweep import winner_map
+from utils.cams.sweep import winning_class
 from utils.data.classes import label_value
+from utils.data.images import MAX_GREY
 from utils.drawing.overlays import (
     INK,
-    LEVELS,
     MARGIN,
     PAPER,
     TEXT_HEIGHT,
@@ -68,7 +68,7 @@ def heat_ramp(height: int, colormap: str) -> Picture:
 
 def class_ramp(height: int, class_index: int, opacity: float) -> Picture:
     """Return what `combined_overlay` makes of mid grey where the class's map is 1 (above) to 0 (below)."""
-    values = np.rint(_values(height) * LEVELS).astype(np.uint8)
+    values = np.rint(_values(height) * MAX_GREY).astype(np.uint8)
     grey = np.full((*values.shape, 3), BAR_GREY, np.uint8)
     return combined_overlay(grey, {class_index: values}, opacity=opacity)
 
@@ -100,9 +100,9 @@ def combined_overlay(image: Picture, cams: Mapping[int, NDArray[np.uint8]], *, o
     grey = GREY_BRIGHTNESS * image.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
     if not cams:
         return np.rint(grey).astype(np.uint8)
-    winner, value = winner_map([_fit(cam, (width, height)) for cam in cams.values()])
+    winner, value = winning_class([_fit(cam, (width, height)) for cam in cams.values()])
     labels = np.array([label_value(k) for k in cams], np.uint8)[winner]
-    strength = value[..., None].astype(np.float32) / LEVELS
+    strength = value[..., None].astype(np.float32) / MAX_GREY
     share = opacity * np.where(strength > 0, LEAST_SHARE + (1 - LEAST_SHARE) * strength, 0)
     return np.rint(grey * (1 - share) + _bright(label_colours(labels)) * share).astype(np.uint8)
 
@@ -121,7 +121,7 @@ def combined_picture(image: Picture, cams: Mapping[int, NDArray[np.uint8]], name
 def _bright(colours: Picture) -> NDArray[np.float32]:
     """Scale colours to full brightness: half of the palette's are too dark to tell apart over a picture."""
     peak = colours.max(axis=-1, keepdims=True).astype(np.float32)
-    return colours * (LEVELS / np.maximum(peak, 1))
+    return colours * (MAX_GREY / np.maximum(peak, 1))
 
 
 def _values(height: int) -> NDArray[np.float64]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.data.classes import BACKGROUND, IGNORE, class_index, palette
+from utils.data.images import MAX_GREY
 
 if TYPE_CHECKING:
     import torch
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
-LEVELS = 255
 COLORMAP = "turbo"
 # A heat map's colours cover at most this much of the image; where the map is 0 the image stays dim but readable.
 HEAT_OPACITY = 0.65
@@ -40,7 +40,7 @@ def denormalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[flo
     images = images.detach().float().cpu()
     shape = (1, 3, 1, 1)
     rgb = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return (rgb.clamp(0, 1) * LEVELS).round().byte().permute(0, 2, 3, 1).numpy()
+    return (rgb.clamp(0, 1) * MAX_GREY).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def heat_map(values: NDArray[Any], *, colormap: str = COLORMAP) -> Picture:
@@ -62,15 +62,15 @@ def cam_overlay(
     """
     height, width = image.shape[:2]
     levels = cv2.resize(_levels(cam), (width, height), interpolation=cv2.INTER_LINEAR)
-    strength = levels[..., None].astype(np.float32) / LEVELS
+    strength = levels[..., None].astype(np.float32) / MAX_GREY
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     # Colour and brightness of the image return together with the heat, so that the lit part stays recognisable.
     dimmed = DIMMED * ((1 - strength) * grey + strength * image)
     share = opacity * (0.35 + 0.65 * strength)
     mixed = dimmed * (1 - share) + _colour_table(colormap)[levels] * share + strength * (1 - DIMMED) * (1 - share) * image
-    out = np.clip(np.rint(mixed), 0, LEVELS).astype(np.uint8)
+    out = np.clip(np.rint(mixed), 0, MAX_GREY).astype(np.uint8)
     if outline is not None:
-        out[_edges((levels > outline * LEVELS).astype(np.uint8))] = PAPER
+        out[_edges((levels > outline * MAX_GREY).astype(np.uint8))] = PAPER
     return out
 
 
@@ -97,7 +97,7 @@ def label_overlay(
     share = np.where(label_map == BACKGROUND, 0, opacity)[..., None]
     out = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
     edges = _edges(label_map)
-    out[edges] = np.where((label_map == BACKGROUND)[..., None], LEVELS, label_colours(label_map))[edges]
+    out[edges] = np.where((label_map == BACKGROUND)[..., None], MAX_GREY, label_colours(label_map))[edges]
     if not legend:
         return out
     return np.concatenate([out, label_legend(np.unique(label_map).tolist(), class_names, image.shape[1])])
@@ -160,7 +160,7 @@ def on_checkerboard(cutout: NDArray[np.uint8]) -> Picture:
     height, width = cutout.shape[:2]
     rows, columns = np.ogrid[:height, :width]
     squares = np.where((rows // CHECK + columns // CHECK) % 2, *CHECK_GREYS)[..., None]
-    alpha = cutout[..., 3:].astype(np.float32) / LEVELS
+    alpha = cutout[..., 3:].astype(np.float32) / MAX_GREY
     return np.rint(cutout[..., :3] * alpha + squares * (1 - alpha)).astype(np.uint8)
 
 
@@ -169,7 +169,7 @@ def fit_square(picture: Picture, side: int) -> Picture:
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
-    page = np.full((side, side, 3), LEVELS, np.uint8)
+    page = np.full((side, side, 3), MAX_GREY, np.uint8)
     top, left = (side - rows) // 2, (side - columns) // 2
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
     page[top : top + rows, left : left + columns] = cv2.resize(picture, (columns, rows), interpolation=interpolation)
@@ -179,14 +179,14 @@ def fit_square(picture: Picture, side: int) -> Picture:
 def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return values
-    return np.clip(np.rint(values.astype(np.float32) * LEVELS), 0, LEVELS).astype(np.uint8)
+    return np.clip(np.rint(values.astype(np.float32) * MAX_GREY), 0, MAX_GREY).astype(np.uint8)
 
 
 @functools.lru_cache
 def _colour_table(colormap: str) -> NDArray[np.uint8]:
     from matplotlib import colormaps  # here: a second to import, and only pictures need it
 
-    return (colormaps[colormap](np.arange(LEVELS + 1))[:, :3] * LEVELS).round().astype(np.uint8)
+    return (colormaps[colormap](np.arange(MAX_GREY + 1))[:, :3] * MAX_GREY).round().astype(np.uint8)
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs.schema import SaliencyConfig
+from utils.data.images import MAX_GREY
 from utils.errors import UserError, import_optional
 
 REMBG = "rembg:"
-LEVELS = 255
 _NEVER_ZERO = 1e-8
 
 # PIL RGB -> (H, W) uint8, 255 the most salient, of the picture's size.
@@ -100,7 +100,7 @@ def _input_size(shape: list[Any], default: int) -> tuple[int, int]:
 def _prepare(image: Image.Image, size: tuple[int, int], settings: SaliencyConfig) -> NDArray[np.float32]:
     """Return the normalised picture (1, 3, H, W)."""
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32)
-    values = pixels / np.float32(LEVELS if settings.divide == "255" else max(float(pixels.max()), 1.0))
+    values = pixels / np.float32(MAX_GREY if settings.divide == "255" else max(float(pixels.max()), 1.0))
     values = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
 
@@ -116,4 +116,4 @@ def _to_grey(found: NDArray[np.float32], size: tuple[int, int], settings: Salien
     if settings.stretch:
         found = (found - found.min()) / np.float32(max(float(found.max() - found.min()), _NEVER_ZERO))
     resized = np.asarray(Image.fromarray(found).resize(size, Image.Resampling.BILINEAR))
-    return np.rint(np.clip(resized, 0, 1) * LEVELS).astype(np.uint8)
+    return np.rint(np.clip(resized, 0, 1) * MAX_GREY).astype(np.uint8)

@@ -4,7 +4,8 @@ from numpy.typing import NDArray
 
 from tests.evaluation_set import NUM_CLASSES, golden, golden_classes
 from utils.cams.labels import fuse_threshold
-from utils.cams.sweep import LEVELS, JointHistogram, first_level_above, winner_map
+from utils.cams.sweep import JointHistogram, first_level_above, winning_class
+from utils.data.images import GREY_VALUES
 from utils.evaluation.metrics import confusion_matrix, nan_mean, score
 
 
@@ -63,13 +64,13 @@ def test_every_threshold_equals_a_pass_of_its_own() -> None:
 def test_thresholds_meet_eight_bit_values_as_in_float32() -> None:
     assert first_level_above(0.2) == 52  # 51 / 255 equals 0.2 in float32: background wins the tie
     assert first_level_above(0.25) == 64
-    assert (first_level_above(0.0), first_level_above(1.0)) == (1, LEVELS)
-    assert [first_level_above(k / 255) for k in range(LEVELS)] == [k + 1 for k in range(LEVELS)]
+    assert (first_level_above(0.0), first_level_above(1.0)) == (1, GREY_VALUES)
+    assert [first_level_above(k / 255) for k in range(GREY_VALUES)] == [k + 1 for k in range(GREY_VALUES)]
 
 
 def test_equal_maps_go_to_the_lower_class() -> None:
     cams = [np.full((2, 2), 9, np.uint8), np.array([[9, 10], [8, 9]], np.uint8), np.array([[9, 10], [11, 0]], np.uint8)]
-    winner, value = winner_map(cams)
+    winner, value = winning_class(cams)
     assert winner.tolist() == [[0, 1], [2, 0]]
     assert value.tolist() == [[9, 10], [11, 9]]
 
