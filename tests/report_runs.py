@@ -9,8 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from scripts import evaluate_cams as evaluate_cam
-from scripts import gen_gt
+from scripts import evaluate_cams, gen_gt
 from scripts.build import load_config
 from tests.tiny_data import CLASSES, write_tiny_voc
 from utils.config import flat_settings
@@ -39,7 +38,7 @@ def make_run(root: Path, name: str = "run", *settings: str, shift: int = 3, deep
     ]  # fmt: skip
     cfg = load_config(ROOT / "configs" / "l2g_voc.yaml", overrides)
     with patch("scripts.evaluate_cams._draw"):  # its own plots take longer than all the rest
-        evaluate_cam.run(cfg)
+        evaluate_cams.run(cfg)
     gen_gt.run(cfg)
     write_scalars(run / "tb", "train/cls_global", [0.7, 0.5, 0.4])
     card = StageCard("training", "Training", "scripts.train", cards.TRAINING, f"{run}/model/final.pth", IMAGES, 75)

@@ -9,9 +9,7 @@ from PIL import Image
 
 pytest.importorskip("pycocotools")
 
-from scripts import check_data, gen_gt, prepare_coco
-from scripts import evaluate_cams as evaluate_cam
-from scripts import make_cams as test_l2g
+from scripts import check_data, evaluate_cams, gen_gt, make_cams, prepare_coco
 from scripts import train as train_l2g
 from scripts.build import load_config
 from tests.official_coco import SIZE, image_name, write_coco
@@ -40,10 +38,10 @@ def test_official_files_to_pseudo_labels(tmp_path: Path) -> None:
     assert train_l2g.run(cfg) == 0
     assert {path.name for path in (run_dir / "model").glob("mscoco*")} == {"mscoco_epoch_7.pth", "mscoco_epoch_14.pth"}
     labels = read_label_list(data / "train_cls.txt", 80)
-    test_l2g.run(cfg)
+    make_cams.run(cfg)
     cams = sorted(path.name for path in (run_dir / "ms" / "attention").glob("*.png"))
     assert cams == sorted(f"{image_id}_{k}.png" for image_id, classes in labels.items() for k in classes)
-    result = evaluate_cam.run(cfg)
+    result = evaluate_cams.run(cfg)
     assert [entry["threshold"] for entry in result["thresholds"]] == [0.2, 0.3]
     assert len(result["thresholds"][0]["iou"]) == 81
     assert result["thresholds"][0]["iou"]["zebra"] is None  # in no image

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from configs.schema import Config
-from scripts import make_cams as test_l2g
+from scripts import make_cams
 from scripts import train as train_l2g
 from scripts.build import build_inference_network, load_config
 from tests.golden_weights import values
@@ -88,8 +88,8 @@ def test_whole_program_gives_the_published_cams(tmp_path: Path, monkeypatch: pyt
     )
     # Without half a gigabyte written and read again; reading checkpoints has its own tests.
     Path(cfg.cam.checkpoint).write_bytes(b"stands for the weights")
-    monkeypatch.setattr(test_l2g, "read_weights", lambda path, network: _golden_state(cfg))
-    result = test_l2g.run(cfg)
+    monkeypatch.setattr(make_cams, "read_weights", lambda path, network: _golden_state(cfg))
+    result = make_cams.run(cfg)
     assert result["cams_written"] == 3
     for image_id, present in classes.items():
         for k in present:
@@ -101,7 +101,7 @@ def test_whole_program_gives_the_published_cams(tmp_path: Path, monkeypatch: pyt
 
 def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     cfg = _ready(tmp_path)
-    first = test_l2g.run(cfg)
+    first = make_cams.run(cfg)
     before = _cams(cfg.cam.dir)
     assert set(before) == _expected_names(cfg)
     assert {p.stem for p in Path(cfg.cam.label_dir).glob("*.png")} == set(read_label_list(cfg.data.infer_list, 3))
@@ -115,19 +115,19 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     gone.unlink()
     kept = sorted(Path(cfg.cam.dir).glob("*.png"))[-1]
     kept.write_bytes(b"not looked at")
-    assert (again := test_l2g.run(cfg))["done"] == 1
+    assert (again := make_cams.run(cfg))["done"] == 1
     assert again["skipped"] == 5
     assert kept.read_bytes() == b"not looked at"
-    assert test_l2g.run(_ready(tmp_path, "cam.overwrite=true"))["done"] == 6
+    assert make_cams.run(_ready(tmp_path, "cam.overwrite=true"))["done"] == 6
     assert _equal(before, _cams(cfg.cam.dir))
 
 
 def test_maps_for_refinement_are_written_on_request(tmp_path: Path) -> None:
     plain = _ready(tmp_path)
-    test_l2g.run(plain)
+    make_cams.run(plain)
     before = _cams(plain.cam.dir)
     cfg = _ready(tmp_path, f"cam.refine_dir={tmp_path / 'refine'}", "cam.scales=[0.5,1.0]", "cam.overwrite=true")
-    assert test_l2g.run(cfg)["done"] == 6
+    assert make_cams.run(cfg)["done"] == 6
     classes = read_label_list(cfg.data.infer_list, 3)
     for name, present in classes.items():
         with np.load(tmp_path / "refine" / f"{name}.npz", allow_pickle=False) as maps:
@@ -136,7 +136,7 @@ def test_maps_for_refinement_are_written_on_request(tmp_path: Path) -> None:
             assert maps["high_res"].min() >= 0 and maps["high_res"].max() <= 1
     (tmp_path / "refine" / "img_001.npz").unlink()
     again = _ready(tmp_path, f"cam.refine_dir={tmp_path / 'refine'}", "cam.scales=[0.5,1.0]")
-    assert test_l2g.run(again)["done"] == 1
+    assert make_cams.run(again)["done"] == 1
     assert set(before) == set(_cams(cfg.cam.dir))
 
 
@@ -151,8 +151,8 @@ def test_batches_of_one_size_give_the_same_cams(tmp_path: Path) -> None:
         _ready(tmp_path),
         _ready(tmp_path, f"run_dir={tmp_path / 'batched'}", "cam.batch_size=3", "data.workers=1"),
     )
-    test_l2g.run(single)
-    test_l2g.run(batched)
+    make_cams.run(single)
+    make_cams.run(batched)
     one, other = _cams(single.cam.dir), _cams(batched.cam.dir)
     assert one.keys() == other.keys()
     assert max(np.abs(one[name].astype(int) - other[name].astype(int)).max() for name in one) <= 1
@@ -160,7 +160,7 @@ def test_batches_of_one_size_give_the_same_cams(tmp_path: Path) -> None:
 
 def test_two_processes_share_the_list(tmp_path: Path) -> None:
     alone, shared = _ready(tmp_path), _ready(tmp_path, f"run_dir={tmp_path / 'shared'}")
-    expected = test_l2g.run(alone)
+    expected = make_cams.run(alone)
     settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
     ranks = [_start(shared, tmp_path / f"{r}.yaml", RANK=str(r), LOCAL_RANK=str(r), **settings) for r in (0, 1)]
     for process in ranks:
@@ -175,7 +175,7 @@ def test_two_processes_share_the_list(tmp_path: Path) -> None:
 
 def test_single_scale_without_mirroring(tmp_path: Path) -> None:
     cfg = _ready(tmp_path, "cam.scales=[1.0]", "cam.flip=false", "cam.label_dir=''")
-    test_l2g.run(cfg)
+    make_cams.run(cfg)
     assert set(_cams(cfg.cam.dir)) == _expected_names(cfg)
     assert not (Path(cfg.run_dir) / "cam_png").exists()
 
@@ -184,33 +184,33 @@ def test_classes_are_predicted_for_images_without_labels(tmp_path: Path) -> None
     cfg = _ready(tmp_path, "cam.labels=predict", "cam.score_threshold=1")
     ids = list(read_label_list(cfg.data.infer_list, 3))
     Path(cfg.data.infer_list).write_text("\n".join(ids))
-    assert test_l2g.run(cfg)["cams_written"] == len(ids)  # nothing exceeds 1: the most probable class alone
+    assert make_cams.run(cfg)["cams_written"] == len(ids)  # nothing exceeds 1: the most probable class alone
     everything = _ready(tmp_path, "cam.labels=predict", "cam.score_threshold=0", "cam.overwrite=true")
-    assert test_l2g.run(everything)["cams_written"] == 3 * len(ids)
+    assert make_cams.run(everything)["cams_written"] == 3 * len(ids)
     back = _ready(tmp_path, "cam.labels=predict", "cam.score_threshold=1", "cam.overwrite=true")
-    test_l2g.run(back)
+    make_cams.run(back)
     assert len(_cams(cfg.cam.dir)) == len(ids)  # the other classes' files are gone
-    assert test_l2g.run(cfg)["skipped"] == len(ids)
+    assert make_cams.run(cfg)["skipped"] == len(ids)
 
 
 def test_cams_of_another_checkpoint_are_not_kept_silently(tmp_path: Path) -> None:
     cfg = _ready(tmp_path)
-    test_l2g.run(cfg)
+    make_cams.run(cfg)
     state = torch.load(cfg.cam.checkpoint, weights_only=True)
     state["fc8.weight"] += 1
     torch.save(state, cfg.cam.checkpoint)
     with pytest.raises(UserError, match=r"another checkpoint .*cam\.overwrite=true"):
-        test_l2g.run(cfg)
+        make_cams.run(cfg)
     with pytest.raises(UserError, match="another checkpoint"):
-        test_l2g.run(_ready(tmp_path, "cam.scales=[1.0]"))
+        make_cams.run(_ready(tmp_path, "cam.scales=[1.0]"))
 
 
 @pytest.mark.parametrize(("first", "second"), [("relu", "softmax"), ("softmax", "relu")])
 def test_cams_read_by_another_activation_are_not_kept_silently(tmp_path: Path, first: str, second: str) -> None:
     cfg = _ready(tmp_path, f"cam.activation={first}")
-    test_l2g.run(cfg)
+    make_cams.run(cfg)
     with pytest.raises(UserError, match=r"another activation .*cam\.overwrite=true"):
-        test_l2g.run(_ready(tmp_path, f"cam.activation={second}"))
+        make_cams.run(_ready(tmp_path, f"cam.activation={second}"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -220,7 +220,7 @@ def test_truncated_image_is_named(tmp_path: Path, workers: int, batch_size: int)
     path = tmp_path / "data" / "JPEGImages" / "img_002.jpg"
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(UserError, match=r"img_002\.jpg") as caught:
-        test_l2g.run(cfg)
+        make_cams.run(cfg)
     assert "\n" not in str(caught.value)
 
 
@@ -252,7 +252,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
 def test_wrong_settings_get_one_sentence(tmp_path: Path, override: str, message: str) -> None:
     _ready(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
-        test_l2g.run(_ready(tmp_path, *override.split()))
+        make_cams.run(_ready(tmp_path, *override.split()))
     assert "\n" not in str(caught.value)
 
 
@@ -261,7 +261,7 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
 
     cfg = _ready(tmp_path)
     with lock_folder(Path(cfg.cam.dir)), pytest.raises(UserError, match="in use"):
-        test_l2g.run(cfg)
+        make_cams.run(cfg)
 
 
 def test_writing_failure_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_writing_failure_ends_the_program(tmp_path: Path, monkeypatch: pytest.Mo
     cfg = _ready(tmp_path)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"img_00\d.*No space left"):
-        test_l2g.run(cfg)
+        make_cams.run(cfg)
 
 
 def test_bf16_moves_cams_of_a_trained_network_by_two_levels_at_most_on_average(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_bf16_moves_cams_of_a_trained_network_by_two_levels_at_most_on_average(t
     cams = []
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision / "cams"
-        test_l2g.run(tiny_config(tmp_path, *settings, f"precision={precision}", f"cam.dir={folder}"))
+        make_cams.run(tiny_config(tmp_path, *settings, f"precision={precision}", f"cam.dir={folder}"))
         cams.append(np.stack([cam.astype(int) for cam in _cams(folder).values()]))
     difference = np.abs(cams[0] - cams[1])
     assert difference.max() > 0  # bf16 was on

@@ -13,9 +13,7 @@ from PIL import Image
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf, train
 from deeplab import predict as test
-from scripts import compare, gen_gt, make_demo_data
-from scripts import evaluate_cams as evaluate_cam
-from scripts import make_cams as test_l2g
+from scripts import compare, evaluate_cams, gen_gt, make_cams, make_demo_data
 from scripts import train as train_l2g
 from scripts.build import load_config
 from utils.config import load_schema
@@ -45,8 +43,8 @@ def test_demo_pipeline(tmp_path: Path) -> None:
         cfg = load_config(ROOT / "configs" / "l2g_demo.yaml", settings + extra)
         if fusion == "threshold":
             assert train_l2g.run(cfg) == 0
-            test_l2g.run(cfg)
-            evaluate_cam.run(cfg)
+            make_cams.run(cfg)
+            evaluate_cams.run(cfg)
         gen_gt.run(cfg)
         labels = sorted((tmp_path / "run" / f"pseudo_{fusion}").glob("*.png"))
         assert len(labels) == 6

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from configs.schema import Config
-from scripts import make_cams as test_l2g
+from scripts import make_cams
 from scripts import train as train_l2g
 from tests.tiny_data import tiny_config
 from utils.config import save_config
@@ -204,7 +204,7 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
     folders = [tmp_path / "from_theirs", tmp_path / "from_ours"]
     for folder, file in zip(folders, ("mscoco_epoch_2.pth", "final.pth"), strict=True):
         cfg.cam.checkpoint, cfg.cam.dir = str(model / file), str(folder / "cams")
-        test_l2g.run(cfg)
+        make_cams.run(cfg)
     theirs, mine = ({path.name: path.read_bytes() for path in (folder / "cams").glob("*.png")} for folder in folders)
     assert theirs and theirs == mine
 

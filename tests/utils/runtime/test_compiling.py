@@ -12,7 +12,7 @@ from PIL import Image
 from deeplab import predict as deeplab_test
 from deeplab import train as deeplab_train
 from deeplab.outputs import FINAL, models_dir
-from scripts import make_cams as test_l2g
+from scripts import make_cams
 from scripts.build import build_inference_network
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from tests.tiny_data import tiny_config, write_tiny_voc
@@ -51,10 +51,10 @@ def test_cam_inference_compiles_one_code_for_all_sizes(tmp_path: Path, compiled:
     plain = tiny_config(tmp_path, *common)
     network = build_inference_network(plain)
     torch.save(published_state(network), checkpoint)
-    test_l2g.run(plain)
+    make_cams.run(plain)
     assert not compiled
     fast = tiny_config(tmp_path, *common, f"run_dir={tmp_path / 'fast'}", "compile=true")
-    test_l2g.run(fast)
+    make_cams.run(fast)
     assert len(compiled) == 1 and compiled[0] > 38
     one, other = _cams(plain.cam.dir), _cams(fast.cam.dir)
     assert one.keys() == other.keys()
