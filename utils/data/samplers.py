@@ -91,7 +91,3 @@ class EpochBatchSampler:
             batch = self._order[start : start + self.batch_size]
             mine = batch[self.rank :: self.world] or batch[:1]
             yield [(self.epoch, index) for index in mine]
-
-    def global_batch_size(self, batch_index: int) -> int:
-        """Return the images over all processes of batch `batch_index`, counted from the epoch's beginning."""
-        return min(self.batch_size, self.num_samples - batch_index * self.batch_size)

@@ -13,7 +13,7 @@ from utils.data.classes import BACKGROUND, IGNORE, class_index, palette
 from utils.data.images import MAX_GREY
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -25,22 +25,6 @@ DIMMED = 0.55
 CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
 CHECK, CHECK_GREYS = 8, (170, 215)
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
-
-
-def denormalise(images: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Turn normalised images (B, 3, H, W) back into RGB pictures (B, H, W, 3).
-
-    Args:
-        images: float, (RGB in [0, 1] - mean) / std.
-        mean: three channel means.
-        std: three channel deviations.
-    """
-    import torch  # here: seconds to import, and the programs that draw maps alone have no use for it
-
-    images = images.detach().float().cpu()
-    shape = (1, 3, 1, 1)
-    rgb = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return (rgb.clamp(0, 1) * MAX_GREY).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def heat_map(values: NDArray[Any], *, colormap: str = COLORMAP) -> Picture:

@@ -70,18 +70,13 @@ def find_resume(spec: str, model_dir: Path) -> Path | None:
 PREFIX = "module."
 
 
-def published_path(model_dir: Path, name: str, epoch: int) -> Path:
-    """Return where the published program puts epoch `epoch` (0-based): `pascal_voc_epoch_9.pth`, `mscoco_epoch_14.pth`."""
-    return model_dir / f"{name}_epoch_{epoch}.pth"
-
-
 def save_published(
     path: Path, networks: Mapping[str, Mapping[str, Tensor]], optimizer: Mapping[str, Any], *, epoch: int, counter: int
 ) -> None:
     """Write `epoch`, `global_counter`, the networks and `optimizer`, as the published training scripts do.
 
     Args:
-        path: see `published_path`.
+        path: as the published program names it: pascal_voc_epoch_9.pth, mscoco_epoch_14.pth.
         networks: `state_dict` (global) and `local_dict` -> entries under published names; `module.` is put before them.
         optimizer: its state dict; the order of groups and parameters is the published one for sgd.
         epoch: finished, 0-based.

@@ -38,11 +38,6 @@ def test_resuming_inside_an_epoch(start: int) -> None:
     assert batches(1, 0, start_batch=start) == batches(1, 0)[start:]
 
 
-def test_global_batch_sizes() -> None:
-    sampler = EpochBatchSampler(11, 4, shuffle=False, seed=0, rank=1, world=4, start_batch=1)
-    assert [sampler.global_batch_size(i) for i in range(3)] == [4, 4, 3]
-
-
 def test_a_loader_accepts_it() -> None:
     sampler = EpochBatchSampler(5, 2, shuffle=False, seed=0)
     data = {(0, i): i for i in range(5)}

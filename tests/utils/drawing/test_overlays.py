@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from utils.drawing.overlays import (
     cam_overlay,
     contact_sheet,
-    denormalise,
     heat_map,
     label_overlay,
 )
@@ -20,15 +18,6 @@ def _labels() -> np.ndarray:
     labels = np.zeros((60, 80), np.uint8)
     labels[10:30, 10:30], labels[40:50, 40:70], labels[:5] = 1, 3, 255
     return labels
-
-
-def test_denormalise_undoes_the_normalisation() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    images = (torch.from_numpy(rgb).permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
-        3, 1, 1
-    )
-    assert np.array_equal(denormalise(images, mean, std), rgb)
 
 
 def test_heat_map_takes_floats_and_grey_levels() -> None:
