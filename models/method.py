@@ -7,7 +7,7 @@ know only this face.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
 
@@ -146,6 +146,13 @@ class Method(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups in the published order: `params`, `lr_scale` and, if not the run's, `weight_decay`."""
         return interleaved_groups([trained_parameters(n) for n in self.networks().values()], self.cfg.train.lr_head_factor)
+
+    def validator(self) -> Callable[[], float] | None:
+        """Return what scores the networks at each epoch's end (the higher the better, the same on all processes).
+
+        The best weights so far stay in model/best.pth, the score goes to TensorBoard. None: no validation.
+        """
+        return None
 
     def pictures(self, batch: Batch, views: Mapping[str, Tensor]) -> dict[str, Picture]:
         """Return what to show of a step's first image: name -> picture."""

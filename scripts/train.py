@@ -98,6 +98,7 @@ def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
         keep_epochs=train.keep_epochs,
         published_name=train.published_name,
         clip_grad=train.clip_grad,
+        validate=method.validator(),
     )
 
 

@@ -134,3 +134,13 @@ def test_a_trunk_is_one_file_and_one_line(house: Path, monkeypatch: pytest.Monke
     network = build_deeplab(deeplab)
     assert "head starts at random" in load_initial(network, house / "vit.pth", [])
     assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 21, 4, 4)
+
+
+def test_a_method_may_select_by_a_score(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = _config(house, "selected")
+    scores = iter([0.9, 0.1])
+    toy = importlib.import_module("models.toy").Toy
+    monkeypatch.setattr(toy, "validator", lambda self: lambda: next(scores))
+    assert train.run(cfg) == 0
+    best, final = (torch.load(house / "selected" / "model" / name, weights_only=True) for name in ("best.pth", "final.pth"))
+    assert best.keys() == final.keys() and any(not torch.equal(best[key], final[key]) for key in best)

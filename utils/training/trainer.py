@@ -65,7 +65,8 @@ class Course:
         average: losses logged are means over the latest so many steps; 0: since the last reading.
         mean, std: that images were normalised with, for pictures.
         published_log: TensorBoard tags of the published segmentation stage, and its habit to log the rate of the next step.
-        validate: returns a score in [0, 1], called at the end of each epoch; the best weights so far stay in best.pth.
+        validate: returns a score, the higher the better, the same on all processes; called at the end of each epoch. The best
+            weights so far stay in best.pth.
     """
 
     plan: Plan
@@ -227,10 +228,13 @@ class Trainer:
             state.latest = self.means.latest()
         if ended and course.validate is not None:
             self._validate(course.validate, counter)
+        exports = plan.due(course.export_every, first, state.position)
+        if not saves and not exports:
+            return
         if self.place.is_main:
             if saves:
                 state.save(course.model_dir / LAST)
-            if plan.due(course.export_every, first, state.position):
+            if exports:
                 self._export(f"checkpoint_{counter}.pth")
             if ended and not plan.counts_steps:
                 self._keep_epoch(state.position // plan.per_epoch - 1)
