@@ -13,7 +13,7 @@ from benchmarks.measure import Row, time_both
 from benchmarks.project_step import ProjectStep, relative_difference
 from benchmarks.sizes import Settings
 from configs.schema import CamConfig, TrainConfig
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings
 from models.layers import transfer
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from utils.cams.inference import CamSettings, infer_batch

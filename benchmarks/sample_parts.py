@@ -12,7 +12,7 @@ from benchmarks.plain_sample import load_sample
 from benchmarks.program_runs import LIST_NAME, write_set
 from benchmarks.sizes import Settings
 from configs.schema import DataConfig
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings
 from utils.data.samplers import sample_rng
 from utils.data.samples import ViewDataset
 

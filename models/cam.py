@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork, cam_network
-from models.l2g import CLASSIFICATION, Classification
-from models.l2g_settings import L2GSettings
+from models.l2g import CLASSIFICATION, Classification, L2GSettings
 from models.method import Batch, Method, Phase, Picture
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.fields import compose
-from configs.schema import Config, SampleConfig
-from models.l2g_settings import L2GSettings
+from configs.schema import Config
 from models.refiners import refiner_sections
 from utils.config import load_schema, parse_schema_args
 from utils.errors import user_errors
@@ -22,28 +21,17 @@ if TYPE_CHECKING:
     from models.method import Method
 
 
-# Methods whose settings load without their networks: programs that only read files start a second earlier. Optional.
-LIGHT: dict[str, tuple[str, type[SampleConfig]]] = {"l2g": ("l2g", L2GSettings), "cam": ("l2g", L2GSettings)}
-
-
 def config_schema(content: Mapping[str, Any]) -> type[Config]:
     """Return the schema for a configuration's raw content: all shared sections, and that of the `method` it names."""
-    section, settings = _settings(str(content.get("method", Config.method)))
-    named = [_inside(content, "pseudo", "refine"), _inside(content, "refine", "by")]
-    schema = compose(Config, {section: settings, **refiner_sections(named)})
-    schema.section = section
-    return schema
-
-
-def _settings(method: str) -> tuple[str, type[SampleConfig]]:
-    """Return the YAML section of a method and its dataclass."""
-    if method in LIGHT:
-        return LIGHT[method]
     from models.method import find_method
 
     with user_errors():
-        found = find_method(method)
-    return found.section or found.name, found.Settings
+        method = find_method(str(content.get("method", Config.method)))
+    section = method.section or method.name
+    named = [_inside(content, "pseudo", "refine"), _inside(content, "refine", "by")]
+    schema = compose(Config, {section: method.Settings, **refiner_sections(named)})
+    schema.section = section
+    return schema
 
 
 def _inside(content: Mapping[str, Any], section: str, key: str) -> Any:

@@ -10,8 +10,7 @@ from torch import nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork, build_cam_network
-from models.l2g import Transfer
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings, Transfer
 from models.method import Batch, interleaved_groups
 from scripts.build import load_config
 from scripts.train import build_schedule

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from configs.schema import Config
 from models.cam_net import CamNetwork, build_cam_network
-from models.l2g import Transfer
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings, Transfer
 from models.layers.gates import GateOptions
 from models.method import Batch, StepOutput, interleaved_groups
 from scripts.build import load_config

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings
 from scripts.build import load_config, parse_args
 from utils.config import flat_settings, save_config
 from utils.errors import UserError

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
 from configs.schema import DataConfig
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings
 from tests.bank_files import write_cutout, write_tiny_bank
 from tests.tiny_data import CLASSES, write_tiny_voc
 from utils.data.paste import collate_views, write_index

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from configs.fields import broken_rules
 from configs.schema import DataConfig
-from models.l2g_settings import L2GSettings
+from models.l2g import L2GSettings
 from tests.tiny_data import CLASSES, write_tiny_voc
 from utils.data.samplers import EpochBatchSampler, SampleRng
 from utils.data.samples import ViewDataset
