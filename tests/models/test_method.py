@@ -1,5 +1,8 @@
 """The face every method keeps, and how one is found."""
 
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +11,12 @@ import torch
 import models
 from configs.schema import Config
 from models.method import Batch, Method, find_method
+from scripts.build import load_config
 from tests.tiny_data import CLASSES, tiny_config
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
 from utils.errors import UserError
+from utils.training.optim import build_optimizer
 
 METHODS = ["l2g", "cam"]
 
@@ -40,13 +45,19 @@ def test_phases_cover_the_run_and_each_trains(tmp_path: Path, name: str) -> None
     assert phases[0].start == 0 and phases[-1].end == 3
     assert all(one.end == other.start for one, other in zip(phases, phases[1:], strict=False))
     batch = _batch(cfg)
+    optimizer = build_optimizer(method.parameter_groups(), kind="sgd", lr=1e-3, weight_decay=0.0, momentum=0.9)
     for phase in phases:
         module = method.step_module(phase).train()
+        before = {key: p.detach().clone() for key, p in module.named_parameters() if p.requires_grad}
         output = module(batch)
         assert output["loss"].requires_grad and torch.isfinite(output["loss"])
         assert output["losses"] and not any(value.requires_grad for value in output["losses"].values())
         output["loss"].backward()
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        after = dict(module.named_parameters())
+        assert any(not torch.equal(after[key], value) for key, value in before.items())
+        assert all(torch.isfinite(p).all() for p in after.values())
         pictures = method.pictures(batch, output["views"])
         assert {"input", "saliency", "global_cam"} <= pictures.keys()
 
@@ -81,15 +92,39 @@ def test_a_run_cannot_go_on_as_another_method(tmp_path: Path) -> None:
         train.run(_config(tmp_path, "l2g", "train.resume=auto"))
 
 
-@pytest.mark.parametrize("name", ["nope", "../cam", "cam_net", ""])
-def test_what_is_no_method_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=name or "method is ''"):
+@pytest.mark.parametrize("name", ["nope", "../cam", "layers.crop", ""])
+def test_a_method_without_a_file_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"method is '{name}', but there is no models/{name}.py")):
         find_method(name)
 
 
+# method.py holds the base class, which has no name.
+@pytest.mark.parametrize("name", ["cam_net", "method"])
+def test_a_file_without_a_method_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"models/{name}.py holds no Method with name = '{name}'")):
+        find_method(name)
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A method `other` with a section of its own, for the time of a test."""
+    source = "from models.method import Method\n\n\nclass Other(Method):\n    name = 'other'\n"
+    (tmp_path / "other.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("models.other", None)
+    vars(models).pop("other", None)
+
+
+@pytest.mark.usefixtures("other")
 def test_the_section_of_another_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown key 'wsfcn'"):
-        _config(tmp_path, "l2g", "wsfcn.momentum=1")
+    own = tmp_path / "own.yaml"
+    own.write_text("method: other\nother: {input_size: 32}\n", encoding="utf-8")
+    assert load_config(own).settings.input_size == 32
+    with pytest.raises(UserError, match="unknown key 'l2g'"):
+        load_config(own, ["l2g.input_size=32"])
+    with pytest.raises(UserError, match="unknown key 'other'"):
+        load_config(own, ["method=l2g"])
 
 
 def test_a_method_that_says_nothing_trains_all_it_has(tmp_path: Path) -> None:

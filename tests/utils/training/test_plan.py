@@ -27,6 +27,15 @@ def test_mini_batches_follow_their_position() -> None:
     assert whole[:3] != [[(0, index) for _, index in batch] for batch in whole[3:6]]  # a new order each epoch
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_position_continues_each_share_of_either_kind(world: int) -> None:
+    plan = _plan(iter_size=2, stop=8, counts_steps=True)  # stops inside an epoch
+    for rank in range(world):
+        whole = list(PlannedBatches(plan, 0, rank=rank, world=world))
+        assert len(whole) == 8
+        assert all(list(PlannedBatches(plan, start, rank=rank, world=world)) == whole[start:] for start in range(9))
+
+
 def test_processes_share_each_mini_batch() -> None:
     whole = list(PlannedBatches(_plan(), 0, rank=0, world=1))
     shares = [list(PlannedBatches(_plan(), 0, rank=rank, world=2)) for rank in (0, 1)]

@@ -40,7 +40,7 @@ class _Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.trunk, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+        self.trunk, self.neck, self.head = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1)
 
     def begin(self, phase: Any) -> None:
         raise AssertionError("there is one phase")
@@ -52,7 +52,7 @@ class _Toy(nn.Module):
         return {}
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        loss = self.head(self.trunk(batch["x"])).square().mean()
+        loss = self.head(self.neck(self.trunk(batch["x"]))).square().mean()
         return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {}}
 
 
@@ -60,9 +60,10 @@ def _trainer(folder: Path, scores: list[float], *, epochs: int = 3, resume: str 
     toy, left = _Toy(), iter(scores)
     groups = [
         {"params": list(toy.trunk.parameters()), "lr_scale": 1.0},
+        {"params": list(toy.neck.parameters()), "lr_scale": 10.0},
         {"params": list(toy.head.parameters()), "lr_scale": 20.0},
     ]
-    optimizer = build_optimizer(groups, kind="sgd", lr=0.001, weight_decay=0.0, momentum=0.9)
+    optimizer = build_optimizer(groups, kind="sgd", lr=1.0, weight_decay=0.0, momentum=0.9)
     plan = Plan(4, 2, 1, False, 0, [Span(_Phase(lr=0.001), 0, 2 * epochs)])
     state = TrainState({"state_dict": toy}, optimizer, {"seed": 0})
     course = Course(
@@ -99,13 +100,24 @@ def test_selection_survives_a_stop(tmp_path: Path) -> None:
     rest.run()
     ours = rest.state.published_weights()["state_dict"]
     assert all(torch.equal(ours[key], value) for key, value in whole.state.published_weights()["state_dict"].items())
-    assert _weights(tmp_path / "parts" / "best.pth").keys() == ours.keys()
+    best, expected = (_weights(tmp_path / name / "best.pth") for name in ("parts", "whole"))
+    assert best.keys() == expected.keys() == ours.keys()
+    assert all(torch.equal(best[key], value) for key, value in expected.items())
+    assert any(not torch.equal(best[key], value) for key, value in ours.items())  # the lower score replaced nothing
+
+
+def test_a_resumed_run_still_finds_a_better_epoch(tmp_path: Path) -> None:
+    _trainer(tmp_path, [0.2, 0.6], epochs=2).run()
+    rest = _trainer(tmp_path, [0.7], resume="auto")
+    rest.run()
+    best, last = _weights(tmp_path / "best.pth"), rest.state.published_weights()["state_dict"]
+    assert rest.state.best == 0.7 and all(torch.equal(best[key], value) for key, value in last.items())
 
 
 def test_groups_learn_at_their_own_rates(tmp_path: Path) -> None:
     trainer = _trainer(tmp_path, [0.0] * 3)
     trainer.run()
-    assert [group["lr"] for group in trainer.state.optimizer.param_groups] == [0.001, 0.02]
+    assert [group["lr"] for group in trainer.state.optimizer.param_groups] == pytest.approx([0.001, 0.01, 0.02])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
