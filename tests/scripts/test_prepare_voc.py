@@ -102,18 +102,23 @@ def test_archives_give_the_same_as_folders(settings: VocSettings, tmp_path: Path
     assert settings.sbd is not None
     with tarfile.open(tmp_path / "voc.tar", "w") as archive:
         archive.add(settings.voc.parents[0], "VOCdevkit")
-        evil = tarfile.TarInfo("VOCdevkit/VOC2012/JPEGImages/../../../../evil.jpg")
-        archive.addfile(evil)
     with tarfile.open(tmp_path / "sbd.tgz", "w:gz") as archive:
         archive.add(settings.sbd, "benchmark_RELEASE")
     out = tmp_path / "from_tar"
     from_tar = VocSettings(tmp_path / "voc.tar", out, tmp_path / "sbd.tgz", workers=2)
     run(from_tar)
     assert _contents(out) == _contents(settings.out)
-    assert not list(tmp_path.rglob("evil.jpg"))
     assert not (out / "unpacked" / "voc" / "VOCdevkit" / "VOC2012" / "SegmentationObject").exists()
     out.rename(tmp_path / "moved")  # links inside one folder are relative
     assert (tmp_path / "moved" / "JPEGImages" / f"{AUG[0]}.jpg").exists()
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(settings: VocSettings, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "voc.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("VOCdevkit/VOC2012/JPEGImages/../../../../evil.jpg"))
+    with pytest.raises(UserError, match="is no official archive: .*outside the destination"):
+        run(VocSettings(tmp_path / "voc.tar", tmp_path / "out", None, workers=1))
+    assert not list(tmp_path.rglob("evil.jpg"))
 
 
 def test_interrupted_preparation_continues(settings: VocSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Read the official PASCAL VOC 2012 and SBD downloads: splits, label maps (.png, .mat) and XML annotations."""
 
 import json
-import shutil
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from utils.data.classes import IGNORE, VOC_CLASSES
 from utils.data.images import read_label_map
 from utils.data.lists import read_id_list
 from utils.errors import UserError, import_optional
-from utils.files import atomic_path, write_text_atomic
+from utils.files import write_text_atomic
 from utils.runtime.log import progress
 
 # Parts of a member's path -> whether it is needed.
@@ -70,28 +69,17 @@ def _read(mark: Path) -> object:
 
 
 def _unpack(path: Path, into: Path, wanted: Wanted) -> None:
+    """Unpack the wanted files that are not there yet; a file a killed run left half written has another size."""
     try:
         with tarfile.open(path) as archive:
-            members = [m for m in archive if m.isfile() and _safe(m.name) and wanted(PurePosixPath(m.name).parts)]
-            for member in progress(members, len(members), f"unpack {path.name}"):
-                _extract(archive, member, into)
+            members = [m for m in archive if m.isfile() and wanted(PurePosixPath(m.name).parts)]
+            missing = [m for m in members if not (into / m.name).exists() or (into / m.name).stat().st_size != m.size]
+            # The filter refuses members that would leave the folder.
+            archive.extractall(into, progress(missing, len(missing), f"unpack {path.name}"), filter="data")
+    except tarfile.FilterError as error:
+        raise UserError(f"{path} is no official archive: {error}; download it again") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{path} cannot be unpacked into {into} ({error}); is it complete, and the disk not full?") from error
-
-
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
-    target = into / member.name
-    if target.exists() and target.stat().st_size == member.size:
-        return
-    content = archive.extractfile(member)
-    assert content is not None  # regular files only
-    with content, atomic_path(target, sync=False) as temporary, temporary.open("wb") as file:
-        shutil.copyfileobj(content, file)
-
-
-def _safe(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return not PurePosixPath(name).is_absolute() and ".." not in parts
 
 
 _VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets")
