@@ -163,7 +163,9 @@ class ModelConfig(GateConfig):
 @dataclass
 class TrainConfig:
     epochs: int = key(10, "passes over train_list, classify_epochs included")
-    classify_epochs: int = key(0, "l2g: first epochs of plain classification; both networks then start from it")
+    classify_epochs: int = key(
+        0, "first epochs of plain classification: l2g's networks both start from it, wsfcn does not learn from its masks in it"
+    )
     batch_size: int = key(3, "images per step over all processes")
     iter_size: int = key(1, "batches accumulated per optimiser step")
     optimizer: str = key("sgd", "optimiser", ("sgd", "adamw"))
@@ -180,7 +182,8 @@ class TrainConfig:
     decay_factor: float = key(0.1, "factor of the step schedule")
     poly_power: float = key(0.7, "power of the poly schedule")
     warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
-    shuffle: bool = key(False, "new order each epoch; the published runs keep the list order")
+    shuffle: bool = key(False, "new order each epoch; the published L2G runs keep the list order")
+    drop_last: bool = key(False, "an epoch's images that fill no batch are left out (published WS-FCN)")
     first_epoch: int = key(0, "0-based epoch to begin with, for a run that continues another one's with init_from")
     init_from: str = key("", "checkpoint both networks start from (published layout or ours); the optimiser starts anew")
     init_local: str = key(
@@ -200,6 +203,37 @@ class TrainConfig:
 
 
 @dataclass
+class ValidationConfig(Checked):
+    """Section `validation`: epochs at whose end losses and average precision are computed, and weights selected."""
+
+    image_list: str = key("", "image-level labels of the images to validate on, as data.train_list; empty: no validation")
+    log_list: str = key(
+        "", "a second list that is logged as well but not selected by (published WS-FCN: train_voc); empty: none"
+    )
+    every: int = key(1, "epochs between validations; >= 1")
+    from_epoch: int = key(0, "passes after which weights may be selected; >= 0")
+    ties: bool = key(True, "an equal score replaces the best one (WS-FCN); false: only a higher one (1-Stage)")
+    views: str = key(
+        "fixed",
+        "fixed: the same view of each image every time; random: drawn anew as for training, so scores are noisy (published)",
+        ("fixed", "random"),
+    )
+    snapshots: int = key(
+        0,
+        "selected weights also stay as model/model_enc_e<epoch>Xs<score>.pth, the optimiser's state as opt_enc_..., at most so "
+        "many (WS-FCN 10, 1-Stage 5); 0: only model/best.pth",
+    )
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        return [
+            (self.every >= 1, f"{name}every is {self.every}, expected at least 1"),
+            (self.from_epoch >= 0, f"{name}from_epoch is {self.from_epoch}, expected >= 0"),
+            (self.snapshots >= 0, f"{name}snapshots is {self.snapshots}, expected >= 0"),
+        ]
+
+
+@dataclass
 class SampleConfig(Checked):
     """How a training sample is made: a view of the whole image, and local views of it where a method wants them.
 
@@ -211,8 +245,13 @@ class SampleConfig(Checked):
     patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none")
     boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = key(
-        "short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square")
+        "short",
+        "short: short side to short_side, then a crop; square: to input_size^2, aspect lost; area: a random part of the "
+        "picture, by area_scale and aspect, to input_size^2 (published WS-FCN)",
+        ("short", "square", "area"),
     )
+    area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture, in (0, 1] (resize=area)")
+    aspect: list[float] = key([0.75, 1.3333], "range of its width over height, drawn on a log scale (resize=area)")
     short_side: int = key(512, "short side after resizing, pixels (resize=short)")
     crop: str = key(
         "swapped",
@@ -249,8 +288,16 @@ class SampleConfig(Checked):
             ),
             (
                 self.resize == "short" or not varies,
-                f"{name}scale_jitter is {self.scale_jitter} but {name}resize=square has no short side to vary; use "
+                f"{name}scale_jitter is {self.scale_jitter} but {name}resize={self.resize} has no short side to vary; use "
                 f"{name}resize=short or {name}scale_jitter=[1,1]",
+            ),
+            (
+                len(self.area_scale) == 2 and 0 < self.area_scale[0] <= self.area_scale[1] <= 1,
+                f"{name}area_scale needs two numbers, 0 < low <= high <= 1",
+            ),
+            (
+                len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1],
+                f"{name}aspect needs two numbers, 0 < low <= high",
             ),
         ]
 
@@ -267,9 +314,28 @@ class CamConfig:
         "what the transfer trains (not for networks that only learned to classify)",
         ("relu", "softmax"),
     )
-    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
+    merge: str = key(
+        "max",
+        "max: scores are averaged, cut at 0 and divided by their maximum (CAMs); mean: maps are masks in [0, 1], averaged as "
+        "they are (single-stage methods)",
+        ("max", "mean"),
+    )
+    pad_size: list[int] = key(
+        [], "height and width that scaled images are centred in, pixels, mean colour around; empty: none (WS-FCN: 1024, 1024)"
+    )
+    crop_size: list[int] = key(
+        [], "height and width of overlapping crops of the padded image that are seen one by one, pixels; empty: the whole image"
+    )
+    crop_grid: list[int] = key([2, 2], "rows and columns of such crops")
+    format: str = key(
+        "png", "png: 8-bit <id>_<class>.png; npz: float32 <id>.npz (classes, cam, background), larger", ("png", "npz")
+    )
+    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based, or <id>.npz")
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
     label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    label_power: float = key(
+        0.0, "cam.merge=mean: background scores its mean mask to this power (1-Stage: 3) in them; 0: label_threshold"
+    )
     refine_dir: str = key(
         "", "also write maps for refinement networks (AffinityNet, IRN) as <id>.npz: classes, labels, cam, high_res; empty: no"
     )
@@ -278,6 +344,12 @@ class CamConfig:
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
     )
     score_threshold: float = key(0.5, "class probability above which a class is present, in [0, 1]")
+    score_views: str = key(
+        "mean",
+        "labels=predict: mean: of the mean score over scales and flips, and the most probable class at least; any: of any of "
+        "them, and possibly no class (WS-FCN, 1-Stage)",
+        ("mean", "any"),
+    )
     overwrite: bool = key(False, "redo finished images instead of skipping them")
 
 
@@ -296,7 +368,14 @@ class PseudoConfig:
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
     )
     threshold: float = key(0.25, "background score of fusion=threshold, in [0, 1]")
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
+    background: str = key(
+        "constant",
+        "fusion=threshold: background scores threshold (constant), (1 - highest map)^background_power (inverse; 1-Stage and "
+        "WS-FCN before their CRF: 5), or its own mask to that power (mask; 1-Stage: 3)",
+        ("constant", "inverse", "mask"),
+    )
+    background_power: float = key(5.0, "that power, >= 0")
+    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png or <id>.npz")
     out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")
     cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped")
     conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)")
@@ -346,6 +425,7 @@ class Config(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
@@ -389,6 +469,35 @@ class Config(Checked):
             ),
             (len(self.cam.scales) > 0 and all(s > 0 for s in self.cam.scales), "cam.scales needs positive numbers"),
             (self.cam.batch_size >= 1, "cam.batch_size must be at least 1"),
+            *_cam_rules(self.cam),
             (all(0 <= t <= 1 for t in self.eval.thresholds), "eval.thresholds must lie in [0, 1]"),
+            (self.pseudo.background_power >= 0, "pseudo.background_power must not be negative"),
             (0 <= self.pseudo.threshold <= 1, f"pseudo.threshold is {self.pseudo.threshold}, expected in [0, 1]"),
         ]
+
+
+def _cam_rules(cam: CamConfig) -> list[tuple[bool, str]]:
+    sizes = {"pad_size": cam.pad_size, "crop_size": cam.crop_size, "crop_grid": cam.crop_grid}
+    return [
+        *[
+            (len(v) in (0, 2) and all(x > 0 for x in v), f"cam.{k} is {v}, expected two positive numbers or none")
+            for k, v in sizes.items()
+        ],
+        (cam.label_power >= 0, f"cam.label_power is {cam.label_power}, expected >= 0"),
+        (
+            cam.label_power == 0 or cam.merge == "mean",
+            "cam.label_power needs a background mask; set cam.merge=mean, or cam.label_power=0",
+        ),
+        (
+            cam.merge == "max" or (cam.activation == "relu" and not cam.refine_dir),
+            "cam.merge=mean is for masks: set cam.activation=relu and leave cam.refine_dir empty",
+        ),
+        (
+            not cam.crop_size or (list(cam.scales) == [1.0] and len(cam.pad_size) == len(cam.crop_grid) == 2),
+            "cam.crop_size needs cam.scales=[1.0], cam.pad_size and cam.crop_grid",
+        ),
+        (
+            not cam.crop_size or all(c <= p for c, p in zip(cam.crop_size, cam.pad_size, strict=False)),
+            f"cam.crop_size is {cam.crop_size}, expected at most cam.pad_size ({cam.pad_size})",
+        ),
+    ]

@@ -24,6 +24,7 @@ from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
+from models.method import Picture
 from utils.config import flat_settings, save_config
 from utils.data.lists import training_items
 from utils.data.transforms import to_rgb
@@ -80,13 +81,6 @@ def run(cfg: DeepLabConfig) -> int:
             _write_card(cfg, state, len(items))
             log.info("finished; weights in %s", folder / FINAL)
     return code
-
-
-class Picture(NamedTuple):
-    """A picture for TensorBoard, see `utils.training.journal.draw_picture`."""
-
-    kind: str
-    values: Tensor
 
 
 class Segmentation(LossModule):

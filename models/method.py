@@ -7,7 +7,7 @@ know only this face.
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
 
@@ -36,23 +36,33 @@ class Batch(TypedDict, total=False):
     id: list[str]
 
 
-class StepOutput(TypedDict):
-    """`loss`: scalar to minimise; `losses`: scalars to log, detached; `views`: what `Method.pictures` draws, detached."""
-
+class _StepOutput(TypedDict):
     loss: Tensor
     losses: dict[str, Tensor]
     views: dict[str, Tensor]
 
 
+class StepOutput(_StepOutput, total=False):
+    """`loss`: scalar to minimise; `losses`: scalars to log, detached; `views`: what `Method.pictures` draws, detached.
+
+    `scores`: class logits (B, C), detached, which a validation's average precision is computed from; may be left out.
+    """
+
+    scores: Tensor
+
+
 class Picture(NamedTuple):
     """A picture to show while training: `kind` says how its (N, D, h, w) `values` are drawn, side by side.
 
-    image: D = 3, normalised RGB; grey and heat: D = 1 in [0, 1]; scores: D = C + 1 score maps, as heat of the present classes,
-    each divided by its maximum; classes: D = C + 1, the colour of the highest channel (background last).
+    image: D = 3, normalised RGB; rgb: D = 3 in [0, 1]; grey and heat: D = 1 in [0, 1]; scores: D = C + 1 score maps, as heat of
+    the present classes, each divided by its maximum; classes: D = C + 1, the colour of the highest channel (background last);
+    masks: likewise in [0, 1], laid over the normalised images `over`, the stronger the higher the value; the bare image where
+    all are 0.
     """
 
     kind: str
     values: Tensor
+    over: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -147,12 +157,14 @@ class Method(nn.Module):
         """Return the optimiser's groups in the published order: `params`, `lr_scale` and, if not the run's, `weight_decay`."""
         return interleaved_groups([trained_parameters(n) for n in self.networks().values()], self.cfg.train.lr_head_factor)
 
-    def validator(self) -> Callable[[], float] | None:
-        """Return what scores the networks at each epoch's end (the higher the better, the same on all processes).
+    def validation_score(self, means: Mapping[str, float]) -> float:
+        """Return what a validation (section `validation`) selects weights by, the higher the better.
 
-        The best weights so far stay in model/best.pth, the score goes to TensorBoard. None: no validation.
+        Args:
+            means: name -> mean of the losses of `forward` over the validation list, and `loss`; `map` is the mean average
+                precision of the class scores, in [0, 1], where `forward` returns them.
         """
-        return None
+        return -means["loss"]
 
     def pictures(self, batch: Batch, views: Mapping[str, Tensor]) -> dict[str, Picture]:
         """Return what to show of a step's first image: name -> picture."""

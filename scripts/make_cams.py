@@ -5,7 +5,8 @@
     python -m scripts.make_cams --config configs/l2g_voc.yaml cam.checkpoint=their_epoch_9.pth cam.scales=[1.0] cam.flip=false
     python -m scripts.make_cams --config configs/l2g_voc.yaml data.infer_list=mine.txt cam.labels=predict
 
-Reads the images of data.infer_list. Writes <cam.dir>/<id>_<class>.png (8-bit grey, class 0-based), label maps
+Reads the images of data.infer_list. Writes <cam.dir>/<id>_<class>.png (8-bit grey, class 0-based), or with cam.format=npz
+<cam.dir>/<id>.npz (float32), label maps
 <cam.label_dir>/<id>.png (0 background, class + 1), and beside cam.dir infer.json (counts) and infer.yaml (configuration).
 Finished images are skipped unless cam.overwrite=true, so a stopped run continues with the same command.
 """
@@ -30,7 +31,7 @@ from utils.config import flat_settings, save_config
 from utils.data.folder import DataFolder
 from utils.data.lists import read_label_list
 from utils.data.loading import SizedBatch, build_loader
-from utils.errors import UserError, run_program
+from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
 from utils.runtime.device import autocast_for, set_threads
@@ -104,28 +105,36 @@ def _write_cams(cfg: Config, place: Dist, network: nn.Module, todo: dict[str, tu
     if not todo:
         return 0, None
     loader = Waiting(build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda"))
-    with CamWriter(Path(cfg.cam.dir), label_dir) as writer, torch.inference_mode():
+    with CamWriter(Path(cfg.cam.dir), label_dir, npz=cfg.cam.format == "npz") as writer, torch.inference_mode():
         written = _images(cfg, place, network, loader, writer)
         return sum(progress(written, len(todo), "CAMs", show=place.is_main)), round(loader.share(), 3)
 
 
 def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[SizedBatch], writer: CamWriter) -> Iterator[int]:
     """Infer and queue for writing; yields each image's number of CAMs."""
+    cam, masks = cfg.cam, cfg.cam.merge == "mean"
     settings = CamSettings(
-        flip=cfg.cam.flip,
-        score_threshold=cfg.cam.score_threshold if cfg.cam.labels == "predict" else None,
-        label_threshold=cfg.cam.label_threshold if cfg.cam.label_dir else None,
-        refine=bool(cfg.cam.refine_dir),
-        background=cfg.data.num_classes if cfg.cam.activation == "softmax" else None,
+        flip=cam.flip,
+        score_threshold=cam.score_threshold if cam.labels == "predict" else None,
+        label_threshold=cam.label_threshold if cam.label_dir else None,
+        refine=bool(cam.refine_dir),
+        background=cfg.data.num_classes if masks or cam.activation == "softmax" else None,
+        masks=masks,
+        label_power=cam.label_power,
+        pad_size=tuple(cam.pad_size),
+        crop_size=tuple(cam.crop_size),
+        crop_grid=tuple(cam.crop_grid),
+        any_view=cam.score_views == "any",
     )
     for batch in loader:
         scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT) for s in batch.scales]
         precision = autocast_for(cfg.precision, place.device)
-        done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
+        with user_errors():
+            done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
         for image_id, image in zip(batch.ids, done, strict=True):
             if image.refine is not None:  # before the PNGs, which say that the image is done
                 write_seed_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
-            writer.write(image_id, image.classes, image.cams, image.labels)
+            writer.write(image_id, image)
             yield len(image.classes)
 
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from configs.schema import Config
 from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
-from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids
+from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids, read_scores
 from utils.config import flat_settings
 from utils.data.folder import DataFolder
-from utils.data.images import MAX_GREY, read_cam, read_image, write_png
+from utils.data.images import MAX_GREY, read_image, write_png
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, remove_leftovers
 from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
@@ -90,25 +90,28 @@ def refine_image(work: RefineWork, task: LabelledId) -> int:
     image_id, classes = task
     if classes:
         image = read_image(work.data.image(image_id))
-        cams = [read_cam(cam_path(work.cam_dir, image_id, k), image.size) for k in classes]
-        refined = refined_cams(work.refiner, np.asarray(image), cams, work.background)
+        cams, background = read_scores(work.cam_dir, image_id, classes, image.size)
+        refined = refined_cams(work.refiner, np.asarray(image), cams, work.background if background is None else background)
         for k, cam in zip(classes, refined, strict=True):
             write_png(cam_path(work.out_dir, image_id, k), cam)
     return 1
 
 
 def refined_cams(
-    refiner: Refiner | Chain, image: NDArray[np.uint8], cams: Sequence[NDArray[np.uint8]], background: float
+    refiner: Refiner | Chain,
+    image: NDArray[np.uint8],
+    cams: Sequence[NDArray[np.float32]],
+    background: float | NDArray[np.float32],
 ) -> NDArray[np.uint8]:
     """Return (K, H, W) 8-bit CAMs: 255 times the refined probabilities, so that about 0.5 is their natural threshold.
 
     Args:
         refiner: of probabilities.
         image: (H, W, 3) RGB.
-        cams: K maps (H, W), 8-bit.
-        background: its score beside theirs, in [0, 1].
+        cams: K maps (H, W) in [0, 1].
+        background: its score beside theirs, in [0, 1], one or a map (H, W).
     """
-    scores = np.stack([np.full(image.shape[:2], background, np.float32), *(cam / np.float32(MAX_GREY) for cam in cams)])
+    scores = np.stack([np.broadcast_to(np.float32(background), image.shape[:2]), *cams])
     scores /= np.maximum(scores.sum(axis=0), np.finfo(np.float32).tiny)
     maps = np.asarray(refiner.refine(scores, image), np.float32)[1:]
     return np.rint(maps.clip(0, 1) * MAX_GREY).astype(np.uint8)

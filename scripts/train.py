@@ -10,17 +10,21 @@ published key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig
 from models.method import Method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, save_config
+from utils.data.classes import resolve_class_names
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
-from utils.errors import run_program
+from utils.errors import UserError, run_program
 from utils.files import remove_leftovers
 from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
@@ -28,9 +32,10 @@ from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, training_session
 from utils.training.journal import write_summary
 from utils.training.optim import Schedule, build_optimizer
-from utils.training.plan import Plan, Span
+from utils.training.plan import Plan, Span, batches_of
 from utils.training.state import TrainState
 from utils.training.trainer import Course, Trainer
+from utils.training.validation import Validation
 from utils.training.weights import save_weights
 
 FINAL = "final.pth"
@@ -77,17 +82,22 @@ def run(cfg: Config) -> int:
 def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
     """Return the course of a run: its phases over the data set's epochs, rates, logs and checkpoints."""
     train = cfg.train
-    per_epoch = -(-len(dataset) // train.batch_size)
+    per_epoch = batches_of(len(dataset), train.batch_size, drop_last=train.drop_last)
+    if per_epoch == 0:
+        raise UserError(
+            f"{cfg.data.train_list} has {len(dataset)} images, fewer than train.batch_size ({train.batch_size}), and "
+            "train.drop_last leaves incomplete batches out; set a smaller batch or train.drop_last=false"
+        )
     spans = [Span(phase, phase.start * per_epoch, phase.end * per_epoch) for phase in method.phases()]
     return Course(
-        plan=Plan(len(dataset), train.batch_size, train.iter_size, train.shuffle, cfg.seed, spans),
+        plan=Plan(len(dataset), train.batch_size, train.iter_size, train.shuffle, cfg.seed, spans, drop_last=train.drop_last),
         schedule=build_schedule(train),
         dataset=dataset,
         collate=collate_views,
         workers=cfg.data.workers,
         seed=cfg.seed,
         precision=cfg.precision,
-        trains_norm=not cfg.model.freeze_bn,
+        trains_norm=_trains_norm(method),
         model_dir=Path(cfg.run_dir) / "model",
         log_dir=Path(cfg.run_dir) / "tb",
         log_every=train.log_every,
@@ -98,7 +108,34 @@ def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
         keep_epochs=train.keep_epochs,
         published_name=train.published_name,
         clip_grad=train.clip_grad,
-        validate=method.validator(),
+        validation=build_validation(cfg, method),
+    )
+
+
+def _trains_norm(method: Method) -> bool:
+    """Return whether some BatchNorm of the networks uses batch statistics in training."""
+    modules = [module for network in method.networks().values() for module in network.train().modules()]
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules)
+
+
+def build_validation(cfg: Config, method: Method) -> Validation | None:
+    """Return what section `validation` asks for, None where it names no list."""
+    wanted = cfg.validation
+    if not wanted.image_list:
+        return None
+    sample = replace(cfg.settings, paste=PasteConfig())
+    lists = {"val": wanted.image_list, "train": wanted.log_list}
+    return Validation(
+        {name: ViewDataset(replace(cfg.data, train_list=path), sample, cfg.seed) for name, path in lists.items() if path},
+        method.validation_score,
+        resolve_class_names(cfg.data.class_names, cfg.data.num_classes),
+        cfg.train.batch_size,
+        cfg.data.workers,
+        wanted.every,
+        wanted.from_epoch,
+        wanted.ties,
+        wanted.views == "fixed",
+        wanted.snapshots,
     )
 
 

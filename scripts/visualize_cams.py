@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from configs.schema import Config
 from scripts.build import parse_args
-from utils.cams.store import LabelledId, cam_path, classes_on_disk
+from utils.cams.store import LabelledId, cam_path, classes_on_disk, read_cams
 from utils.data.classes import resolve_class_names
 from utils.data.folder import DataFolder
-from utils.data.images import read_cam, read_image, write_png
+from utils.data.images import read_image, write_png
 from utils.data.lists import read_id_list
 from utils.drawing.cam_pictures import class_picture, combined_overlay, combined_picture, published_picture
 from utils.drawing.overlays import Picture, cam_overlay, contact_sheet
@@ -118,7 +118,7 @@ def _read(cfg: Config, task: LabelledId) -> tuple[Picture, dict[int, NDArray[np.
     image_id, classes = task
     image = read_image(DataFolder.of(cfg.data).image(image_id))
     folder = Path(cfg.view.cam_dir)
-    return np.array(image), {k: read_cam(cam_path(folder, image_id, k), image.size) for k in classes}
+    return np.array(image), dict(zip(classes, read_cams(folder, image_id, classes, image.size), strict=True))
 
 
 if __name__ == "__main__":

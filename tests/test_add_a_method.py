@@ -137,10 +137,10 @@ def test_a_trunk_is_one_file_and_one_line(house: Path, monkeypatch: pytest.Monke
 
 
 def test_a_method_may_select_by_a_score(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = _config(house, "selected")
+    cfg = _config(house, "selected", "validation.image_list=${data.train_list}")
     scores = iter([0.9, 0.1])
     toy = importlib.import_module("models.toy").Toy
-    monkeypatch.setattr(toy, "validator", lambda self: lambda: next(scores))
+    monkeypatch.setattr(toy, "validation_score", lambda self, means: next(scores))
     assert train.run(cfg) == 0
     best, final = (torch.load(house / "selected" / "model" / name, weights_only=True) for name in ("best.pth", "final.pth"))
     assert best.keys() == final.keys() and any(not torch.equal(best[key], final[key]) for key in best)

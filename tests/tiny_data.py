@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema import Config
+from models.method import find_method
 from scripts.build import load_config
 
 CLASSES = 3
@@ -38,8 +39,17 @@ def write_tiny_voc(root: Path, images: int = 6, size: tuple[int, int] = (48, 40)
     return root
 
 
+# Of the published configurations of a section, what makes them small.
+SMALL = {
+    "l2g": ["l2g.input_size=32", "l2g.crop_size=24", "l2g.patches=4", "l2g.short_side=40"],
+    "wsfcn": ["wsfcn.input_size=32", "wsfcn.decoder_width=8", "wsfcn.pamr.iterations=2", "validation.image_list=''"],
+}
+
+
 def tiny_config(tmp_path: Path, *overrides: str) -> Config:
-    """Return a configuration that trains a very narrow ResNet-38 on `tmp_path/data` in seconds."""
+    """Return a configuration that trains a very narrow ResNet-38 on `tmp_path/data` in seconds, by default with L2G."""
+    method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "l2g")
+    section = find_method(method).section or method
     root = tmp_path / "data"
     if not root.exists():
         write_tiny_voc(root)
@@ -57,13 +67,10 @@ def tiny_config(tmp_path: Path, *overrides: str) -> Config:
         "train.epochs=2",
         "train.log_every=1",
         "train.images_every=0",
-        "l2g.input_size=32",
-        "l2g.crop_size=24",
-        "l2g.patches=4",
-        "l2g.short_side=40",
+        *SMALL[section],
         "cam.scales=[1.0]",
         "eval.workers=1",
         "pseudo.workers=1",
         f"pseudo.out_dir={tmp_path / 'pseudo'}",
     ]
-    return load_config(Path(__file__).parents[1] / "configs" / "l2g_voc.yaml", [*settings, *overrides])
+    return load_config(Path(__file__).parents[1] / "configs" / f"{section}_voc.yaml", [*settings, *overrides])

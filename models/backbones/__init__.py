@@ -1,17 +1,19 @@
 """Trunk names to trunks; a new trunk is one file and one line here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from models.backbones.resnet import dilated_resnet
+from models.backbones.resnet import BLOCKS, UNDILATED, ResNet, dilated_resnet
 from models.backbones.resnet38 import ResNet38
 from models.backbones.timm import TimmBackbone
-from models.backbones.vgg16 import Vgg16
+from models.backbones.vgg16 import FULLY, Vgg16
 from models.layers.gates import GateOptions
 
 TIMM_PREFIX = "timm:"
+# Input pixels per cell of shallow features, and of the undilated ResNets' deep ones.
+SHALLOW_STRIDE, UNDILATED_STRIDE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -22,24 +24,63 @@ class TrunkOptions:
     dropout: bool = True
     output_stride: int = 8
     gates: GateOptions | None = None
+    shallow: bool = False
 
 
 TRUNKS: dict[str, Callable[[TrunkOptions], nn.Module]] = {
-    "resnet38": lambda options: ResNet38(options.width, options.dropout, options.gates),
-    "resnet50": lambda options: dilated_resnet(50, options.output_stride),
-    "resnet101": lambda options: dilated_resnet(101, options.output_stride),
-    "resnet152": lambda options: dilated_resnet(152, options.output_stride),
-    "vgg16": lambda options: Vgg16(),
+    "resnet38": lambda options: ResNet38(
+        options.width, options.dropout, options.gates, ("b3_2", "bn7") if options.shallow else ("b5_in", "b6_in", "bn7")
+    ),
+    "resnet50": lambda options: _resnet(50, options),
+    "resnet101": lambda options: _resnet(101, options),
+    "resnet152": lambda options: _resnet(152, options),
+    "vgg16": lambda options: _vgg16(options),
 }
 
 
 def build_trunk(
-    backbone: str, *, width: float = 1.0, dropout: bool = True, output_stride: int = 8, gates: GateOptions | None = None
+    backbone: str,
+    *,
+    width: float = 1.0,
+    dropout: bool = True,
+    output_stride: int = 8,
+    gates: GateOptions | None = None,
+    shallow: bool = False,
 ) -> nn.Module:
-    """Build a trunk (`models.cam_net.Trunk`) with random weights; arguments as of `models.cam_net.build_cam_network`."""
-    options = TrunkOptions(width, dropout, output_stride, gates)
+    """Build a trunk (`models.cam_net.Trunk`) with random weights.
+
+    Args:
+        backbone: resnet38, resnet50, resnet101, resnet152, vgg16 or timm:<name>.
+        width, dropout, output_stride, gates: as of `models.cam_net.build_cam_network`.
+        shallow: two features, one at a quarter of the picture's size and the deep one, in the forms of WS-FCN and 1-Stage;
+            their ResNets have an output stride of 16 without dilation, VGG-16 one of 8 (1-Stage) or 16 (WS-FCN). Else the three
+            features of CAM networks.
+
+    Raises:
+        ValueError: for an unknown name, or an output stride the trunk does not have.
+    """
+    options = TrunkOptions(width, dropout, output_stride, gates, shallow)
     if backbone.startswith(TIMM_PREFIX):
-        return TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride)
+        return TimmBackbone(backbone.removeprefix(TIMM_PREFIX), output_stride, SHALLOW_STRIDE if shallow else 0)
     if backbone not in TRUNKS:
         raise ValueError(f"model.backbone is '{backbone}', expected one of {', '.join([*TRUNKS, TIMM_PREFIX + '<name>'])}")
     return TRUNKS[backbone](options)
+
+
+def _resnet(depth: int, options: TrunkOptions) -> nn.Module:
+    if not options.shallow:
+        return dilated_resnet(depth, options.output_stride)
+    if options.output_stride != UNDILATED_STRIDE:
+        raise ValueError(
+            f"model.output_stride is {options.output_stride}, expected {UNDILATED_STRIDE} for resnet{depth} of this method"
+        )
+    return ResNet(BLOCKS[depth], UNDILATED)
+
+
+def _vgg16(options: TrunkOptions) -> nn.Module:
+    if not options.shallow:
+        return Vgg16()
+    stride, rest = divmod(options.output_stride, 8)
+    if rest or stride not in (1, 2):
+        raise ValueError(f"model.output_stride is {options.output_stride}, expected 8 or 16 for vgg16 of this method")
+    return Vgg16(replace(FULLY, conv4_stride=stride, dropout=FULLY.dropout * options.dropout))

@@ -41,6 +41,8 @@ class ResNetLayout:
 
 
 TORCHVISION = ResNetLayout()
+# WS-FCN, 1-Stage and IRN: a last stage without stride or dilation, 16 input pixels per cell; shallow and deep features.
+UNDILATED = replace(TORCHVISION, strides=(1, 2, 2, 1), stem=("conv1", "bn1"), outputs=("layer1", "layer4"))
 # DeepLab v2: Caffe's rules, dilation instead of the last two strides.
 CAFFE = ResNetLayout(
     *DILATED[8], first_keeps_dilation=False, stride_on_reduce=True, ceil_pool=True, bn_momentum=1e-3, stem=()

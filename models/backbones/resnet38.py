@@ -103,6 +103,9 @@ class ResNet38(nn.Module):
         width: channel multiplier; 1 is the published network (4096 output channels).
         dropout: Dropout2d in b6 and b7 while training.
         gates: suppression after stages b2 to b7 (after b7 means before bn7) and attention in b6 and b7; none by default.
+        outputs: features that come out, in this order: "b5_in" and "b6_in" (activated inputs of these blocks), the raw output
+            of a stage's last block ("b3_2": not activated, so it may be negative) or "bn7" (activated). The last are *the*
+            features, those before it the side features.
 
     Attributes:
         checkpoint_activations: keep only each block's input for the backward pass and compute the block again there: more
@@ -115,9 +118,16 @@ class ResNet38(nn.Module):
     suppression_places = tuple(STAGES)
     attention_places = ("b6", "b7")
 
-    def __init__(self, width: float = 1.0, dropout: bool = True, gates: GateOptions | None = None) -> None:
+    def __init__(
+        self,
+        width: float = 1.0,
+        dropout: bool = True,
+        gates: GateOptions | None = None,
+        outputs: tuple[str, ...] = ("b5_in", "b6_in", "bn7"),
+    ) -> None:
         super().__init__()
         gates = gates or GateOptions()
+        self.outputs = outputs
         self.checkpoint_activations = False
         c64, c128, c256, c512, c1024, c2048, c4096 = (scaled(64 * 2**i, width) for i in range(7))
         for place, channels in zip(STAGES, (c128, c256, c512, c1024, c2048, c4096), strict=True):
@@ -140,7 +150,8 @@ class ResNet38(nn.Module):
         attention = gates.attention_at("b7", c4096)
         self.b7 = BottleneckBlock(c2048, c1024, c2048, c4096, 4, DROPOUT_B7 * dropout, attention)
         self.bn7 = nn.BatchNorm2d(c4096)
-        self.side_channels = (c512, c1024)
+        widths = {"b3_2": c256, "b4_5": c512, "b5_in": c512, "b5_2": c1024, "b6_in": c1024}
+        self.side_channels = tuple(widths[name] for name in outputs[:-1])
         self.side_dims = (scaled(64, width), scaled(128, width))
         self.affinity_dim = scaled(192, width)
         self.out_channels = c4096
@@ -158,26 +169,23 @@ class ResNet38(nn.Module):
         """Return no layers: all new ones are in the head."""
         return []
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute features.
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features `outputs` names of (B, 3, H, W) images.
 
-        Args:
-            images: (B, 3, H, W).
-
-        Returns:
-            The activated inputs of b5 (512 channels) and b6 (1024) and relu(bn7(b7)) (4096), all at (ceil(H/8), ceil(W/8)).
+        b3_2: 256 channels at (ceil(H/4), ceil(W/4)); b5_in, b6_in, bn7: 512, 1024, 4096 at (ceil(H/8), ceil(W/8)).
         """
         # Without gradient the frozen stem keeps no activations.
         frozen = not self.conv1a.weight.requires_grad and not self.b2.bn_branch2a.weight.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x = self.conv1a(images)
             x, _ = self._stage("b2", x)
-        for name in ("b3", "b4"):
-            x, _ = self._stage(name, x)
-        x, side_a = self._stage("b5", x)
-        x, side_b = self._stage("b6", x)
-        x, _ = self._stage("b7", x)
-        return side_a, side_b, F.relu_(self.bn7(x))
+        found: dict[str, Tensor] = {}
+        for name in ("b3", "b4", "b5", "b6", "b7"):
+            x, activated = self._stage(name, x)
+            seen = {f"{name}_in": activated, STAGES[name][-1]: x}
+            found |= {key: value for key, value in seen.items() if key in self.outputs}
+        found["bn7"] = F.relu_(self.bn7(x))
+        return tuple(found[name] for name in self.outputs)
 
     def _stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run a stage and its suppression, if any; return (output, activated input of its first block)."""

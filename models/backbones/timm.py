@@ -1,20 +1,25 @@
 """Any timm feature extractor as a trunk (optional dependency)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from models.layers.cpu_convs import quicken_depthwise
 
 PROBE_SIDE = 224
-SIDES = 2
+# Intermediate maps a CAM network takes: the last three.
+LAST_THREE = (-3, -2, -1)
 
 
 class TimmBackbone(nn.Module):
-    """Features before timm's pooling, with the two intermediate maps before the last as side features.
+    """Features before timm's pooling, with intermediate maps before the last as side features.
 
     Args:
         name: timm model name.
         output_stride: asked of timm; networks that cannot dilate keep their own, which `stride` then tells.
+        shallow_stride: input pixels per cell of the one side feature wanted: the deepest map at least as fine as that, or
+            the first one where none is; 0: the two maps before the last.
 
     Raises:
         ValueError: when timm is absent or does not know the name.
@@ -25,7 +30,7 @@ class TimmBackbone(nn.Module):
     key_prefix = "network."
     head_names: dict[str, str] = {}
 
-    def __init__(self, name: str, output_stride: int = 16) -> None:
+    def __init__(self, name: str, output_stride: int = 16, shallow_stride: int = 0) -> None:
         super().__init__()
         try:
             import timm
@@ -40,12 +45,18 @@ class TimmBackbone(nn.Module):
         if not hasattr(self.network, "forward_intermediates"):
             raise ValueError(f"model.backbone 'timm:{name}' offers no intermediate features in timm {timm.__version__}")
         quicken_depthwise(self.network)
+        self.network.eval()
         with torch.no_grad():
-            probe = self.network.eval()
-            maps = self._maps(probe, torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
-        self.side_channels = (maps[0].shape[1], maps[1].shape[1])
-        self.out_channels = maps[2].shape[1]
-        self.stride = PROBE_SIDE // maps[2].shape[-1]
+            picture = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE)
+            _, every = self.network.forward_intermediates(picture, output_fmt="NCHW")  # type: ignore[operator]
+            self.indices: Sequence[int] = [len(every) + index for index in LAST_THREE]
+            if shallow_stride:
+                fine = [i for i, each in enumerate(every[:-1]) if PROBE_SIDE // each.shape[-1] <= shallow_stride]
+                self.indices = [fine[-1] if fine else 0, len(every) - 1]
+            *sides, last = self(picture)
+        self.side_channels = tuple(side.shape[1] for side in sides)
+        self.out_channels = last.shape[1]
+        self.stride = PROBE_SIDE // last.shape[-1]
 
     @property
     def stem(self) -> list[nn.Module]:
@@ -58,13 +69,11 @@ class TimmBackbone(nn.Module):
         """Return no layers: all new ones are in the head."""
         return []
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return two side maps and the final map of (B, 3, H, W) images."""
-        return self._maps(self.network, images)
-
-    @staticmethod
-    def _maps(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        final, maps = network.forward_intermediates(images, indices=SIDES + 1, output_fmt="NCHW")  # type: ignore[operator]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the side maps and the final map of (B, 3, H, W) images."""
+        final, maps = self.network.forward_intermediates(  # type: ignore[operator]
+            images, indices=self.indices, output_fmt="NCHW"
+        )
         # Token networks return (B, N, D): their last intermediate is the same features as a map.
-        last = final if final.dim() == maps[-1].dim() and final.shape[-1] == maps[-1].shape[-1] else maps[-1]
-        return maps[-3], maps[-2], last
+        same = final.dim() == maps[-1].dim() and final.shape[-1] == maps[-1].shape[-1]
+        return (*maps[:-1], final if same else maps[-1])

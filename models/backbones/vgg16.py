@@ -21,7 +21,9 @@ class VggLayout:
     Attributes:
         pool: window of pool1 to pool3: 2 (torchvision) or 3 with padding 1 (Caffe DeepLab); pool4 and pool5 have 3.
         conv4_stride: of conv4_1; 2 (WS-FCN) gives 16 input pixels per cell, 1 gives 8.
-        extra_convs: new 3x3 convolutions with ReLU after conv5, which learn at the head's rate.
+        extra: (kernel, output channels) of further convolutions with ReLU after conv5.
+        extra_names: their published names, where they are the old fc6 and fc7; else they are new and learn at the head's rate.
+        dropout: Dropout2d after the first of them.
         stem: how many convolutions are usually not fine-tuned.
         outputs: features that come out, in this order: keys of `ENDS` or "extra"; the last are *the* features, those
             before it the side features.
@@ -29,13 +31,19 @@ class VggLayout:
 
     pool: int = 2
     conv4_stride: int = 1
-    extra_convs: int = 3
+    extra: tuple[tuple[int, int], ...] = ((3, CHANNELS),) * 3
+    extra_names: tuple[str, ...] = ()
+    dropout: float = 0.0
     stem: int = 0
     outputs: tuple[str, ...] = ("pool4", "conv5", EXTRA)
 
 
 CAM = VggLayout()
-CAFFE = VggLayout(pool=3, extra_convs=0, outputs=("pool5",))
+CAFFE = VggLayout(pool=3, extra=(), outputs=("pool5",))
+# WS-FCN and 1-Stage: shallow features and those of fc6, fc7.
+FULLY = VggLayout(
+    pool=3, extra=((3, 1024), (1, 1024)), extra_names=("fc6", "fc7"), dropout=0.5, stem=2, outputs=("conv3", EXTRA)
+)  # fmt: skip
 
 
 class Vgg16(nn.Module):
@@ -62,9 +70,13 @@ class Vgg16(nn.Module):
         self.layout = layout
         self.features = nn.Sequential(*_features(layout))
         self.extra_convs = nn.Sequential()
-        for _ in range(layout.extra_convs):
-            self.extra_convs.extend([nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(inplace=True)])
-        *sides, self.out_channels = (END_CHANNELS.get(name, CHANNELS) for name in layout.outputs)
+        channels = CHANNELS
+        for number, (kernel, width) in enumerate(layout.extra):
+            self.extra_convs.extend([nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(inplace=True)])
+            if number == 0 and layout.dropout:
+                self.extra_convs.append(nn.Dropout2d(layout.dropout))
+            channels = width
+        *sides, self.out_channels = ({**END_CHANNELS, EXTRA: channels}[name] for name in layout.outputs)
         self.side_channels = tuple(sides)
         wanted = {"conv5" if name == EXTRA else name for name in layout.outputs}
         self.last = [name for name in ENDS if name in wanted][-1]
@@ -82,8 +94,19 @@ class Vgg16(nn.Module):
 
     @property
     def head_modules(self) -> list[nn.Module]:
-        """Return the new layers."""
-        return [self.extra_convs]
+        """Return the new layers; fc6 and fc7 are not new."""
+        return [] if self.layout.extra_names else [self.extra_convs]
+
+    def published_name(self, key: str) -> str:
+        """Return an entry's name in files of the DeepLab family, conv1_1 to conv5_3, fc6 and fc7, where there are such."""
+        part, index, leaf = key.split(".")
+        if not self.layout.extra_names:
+            return key
+        if part == "extra_convs":
+            return f"{self.layout.extra_names[index != '0']}.{leaf}"
+        names = [f"conv{group}_{n}" for group, widths in enumerate(GROUPS, 1) for n in range(1, len(widths) + 1)]
+        places = [place for place, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
+        return f"{names[places.index(int(index))]}.{leaf}"
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features `layout.outputs` names of (B, 3, H, W) images; conv<n> is after the group's last ReLU."""

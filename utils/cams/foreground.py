@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from configs.paste_schema import BankConfig
 from utils.cams.labels import fuse_threshold
-from utils.cams.store import LabelledId, cam_path, chunked
+from utils.cams.store import LabelledId, chunked, read_cams
 from utils.data.classes import label_value, mask_classes
 from utils.data.folder import DataFolder
-from utils.data.images import MAX_GREY, read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.images import MAX_GREY, read_image, read_label_map, read_saliency, write_png
 from utils.data.paste import OPAQUE, BankEntry
 from utils.runtime.parallel import map_progress
 
@@ -167,7 +167,7 @@ def _read_labels(
     rule = source.rule
     if rule.source == "labels":
         return read_label_map(Path(rule.label_dir) / f"{image_id}.png", source.data.num_classes, size), {}
-    cams = {k: read_cam(cam_path(Path(rule.cam_dir), image_id, k), size) for k in classes}
+    cams = dict(zip(classes, read_cams(Path(rule.cam_dir), image_id, classes, size), strict=True))
     width, height = size
     return fuse_threshold(classes, list(cams.values()), (height, width), rule.threshold), cams
 

@@ -12,10 +12,11 @@ from utils.cams.merge import (
     add_mirrored,
     average_mirrored,
     cams_to_labels,
+    crop_starts,
     merge_scales,
     normalise_cams,
+    pad_centred,
     predict_classes,
-    quantise_cams,
     seed_maps,
     to_device,
     with_mirrored,
@@ -27,14 +28,15 @@ ScoreFunction = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ImageCams:
-    """CAMs of one image, on the device: `cams` (K, H, W) uint8 for its K `classes`, `labels` (H, W) uint8 if asked for.
+    """CAMs of one image, on the device: `cams` (K, H, W) in [0, 1] for its K `classes`, `labels` (H, W) uint8 if asked for.
 
-    `refine`: maps for refinement networks, if asked for.
+    `background` (H, W) in [0, 1] where masks are averaged; `refine`: maps for refinement networks, if asked for.
     """
 
     classes: tuple[int, ...]
     cams: Tensor
     labels: Tensor | None
+    background: Tensor | None = None
     refine: SeedMaps | None = None
 
 
@@ -45,7 +47,11 @@ class CamSettings:
     `flip` averages with the mirror image. `score_threshold` predicts classes (probability above it); None takes them from
     the list. `label_threshold` is the background score of label maps; None makes none. `refine` also makes `SeedMaps`.
     `background` is the background channel of the score maps where CAMs are probabilities against it and the image's other
-    classes (softmax); None cuts negative scores instead (published).
+    classes (softmax), or the maps are masks; None cuts negative scores instead (published).
+
+    `masks`: the maps are masks in [0, 1], averaged as they are; label maps then weigh them against the background mask to the
+    power of `label_power`, or `label_threshold` where that is 0. `pad_size`, `crop_size`, `crop_grid`: (rows, columns), see
+    section `cam`; empty: none. `any_view`: predicted classes are those of any scale or flip, and there may be none.
     """
 
     flip: bool
@@ -53,6 +59,12 @@ class CamSettings:
     label_threshold: float | None
     refine: bool = False
     background: int | None = None
+    masks: bool = False
+    label_power: float = 0.0
+    pad_size: tuple[int, ...] = ()
+    crop_size: tuple[int, ...] = ()
+    crop_grid: tuple[int, ...] = ()
+    any_view: bool = False
 
 
 def infer_batch(
@@ -80,17 +92,19 @@ def infer_batch(
     own = {k for present in classes for k in present}
     wanted = None if predicting else sorted(own if settings.background is None else own | {settings.background})
     channels = None if wanted is None else to_device(torch.tensor(wanted), scales[0].device)
-    maps, positive, scores = [], [], []
+    maps, positive = [], []
+    scores: list[Tensor] = []
     with autocast:
         for images in scales:
-            score_map, logits = network(with_mirrored(images) if settings.flip else images, channels)
-            score_map = score_map.float()
+            score_map, logits = _whole(network, images, channels, settings)
             maps.append(average_mirrored(score_map) if settings.flip else score_map)
             if settings.refine:
                 positive.append(add_mirrored(score_map) if settings.flip else score_map.clamp_min(0))
-            scores.append(torch.stack(logits.float().chunk(2)).mean(dim=0) if settings.flip else logits.float())
+            scores += logits.chunk(2) if settings.flip else [logits]
     if settings.score_threshold is not None:
-        classes = predict_classes(torch.stack(scores).mean(dim=0), settings.score_threshold)
+        every = torch.stack(scores)
+        strongest = every.amax(dim=0) if settings.any_view else every.mean(dim=0)
+        classes = predict_classes(strongest, settings.score_threshold, one_at_least=not settings.any_view)
     columns = {k: k for k in range(maps[0].shape[1])} if wanted is None else {k: i for i, k in enumerate(wanted)}
     done = _finish(maps, size, classes, columns, settings)
     if not settings.refine:
@@ -98,6 +112,39 @@ def infer_batch(
     chosen = [[columns[k] for k in present] for present in classes]
     refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
+
+
+def _whole(network: ScoreFunction, images: Tensor, channels: Tensor | None, settings: CamSettings) -> tuple[Tensor, Tensor]:
+    """Return the network's float32 maps and logits of images, twice as many where they are mirrored.
+
+    A padded image's maps come from the whole canvas, or from its crops one by one, and are cut to the image again.
+    """
+    images = with_mirrored(images) if settings.flip else images
+    if not settings.pad_size:
+        score_map, logits = network(images, channels)
+        return score_map.float(), logits.float()
+    canvas, (top, left) = pad_centred(images, settings.pad_size)
+    score_map, logits = _crops(network, canvas, channels, settings) if settings.crop_size else network(canvas, channels)
+    return score_map[:, :, top : top + images.shape[2], left : left + images.shape[3]].float(), logits.float()
+
+
+def _crops(network: ScoreFunction, canvas: Tensor, channels: Tensor | None, settings: CamSettings) -> tuple[Tensor, Tensor]:
+    """Return the mean of overlapping crops' masks on the canvas, and of logits the highest."""
+    (height, width), sides = settings.crop_size, (canvas.shape[2], canvas.shape[3])
+    rows, columns = (
+        crop_starts(side, crop, count) for side, crop, count in zip(sides, settings.crop_size, settings.crop_grid, strict=True)
+    )
+    total, found = torch.zeros(()), list[Tensor]()
+    seen = torch.zeros(sides, device=canvas.device)
+    for y in rows:
+        for x in columns:
+            maps, logits = network(canvas[:, :, y : y + height, x : x + width], channels)
+            if not found:
+                total = maps.new_zeros(*maps.shape[:2], *sides, dtype=torch.float32)
+            found.append(logits)
+            total[:, :, y : y + height, x : x + width] += maps
+            seen[y : y + height, x : x + width] += 1
+    return total / seen.clamp_min(1), torch.stack(found).amax(dim=0)
 
 
 def _finish(
@@ -108,18 +155,23 @@ def _finish(
     settings: CamSettings,
 ) -> list[ImageCams]:
     """Merge the (image, class) pairs of the whole batch at once and hand them out per image."""
-    label_threshold, background = settings.label_threshold, settings.background
+    background = settings.background
     extra = [] if background is None else [background]
     pairs = [(image, columns[k]) for image, present in enumerate(classes) for k in (*present, *extra)]
-    rows, channels = to_device(torch.tensor(pairs), maps[0].device).T
-    merged = merge_scales([m[rows, channels] for m in maps], size)
+    rows, channels = to_device(torch.tensor(pairs).view(-1, 2), maps[0].device).T
+    merged = merge_scales([m[rows, channels] for m in maps], size, "bilinear" if settings.masks else "bicubic")
+    parts = merged.split([len(present) + len(extra) for present in classes])
+    if settings.masks:
+        return [_image(present, part[:-1], part[-1], settings) for present, part in zip(classes, parts, strict=True)]
     if background is not None:
-        own = [scores.softmax(dim=0)[:-1] for scores in merged.split([len(present) + 1 for present in classes])]
-        merged = torch.cat(own)
-    cams = normalise_cams(merged)
-    levels = quantise_cams(cams)
-    counts = [len(present) for present in classes]
-    return [
-        ImageCams(present, own_levels, None if label_threshold is None else cams_to_labels(own, present, label_threshold))
-        for present, own, own_levels in zip(classes, cams.split(counts), levels.split(counts), strict=True)
-    ]
+        parts = tuple(part.softmax(dim=0)[:-1] for part in parts)
+    own = normalise_cams(torch.cat(parts)).split([len(present) for present in classes])
+    return [_image(present, part, None, settings) for present, part in zip(classes, own, strict=True)]
+
+
+def _image(present: tuple[int, ...], cams: Tensor, background: Tensor | None, settings: CamSettings) -> ImageCams:
+    labels = None
+    if settings.label_threshold is not None:
+        against = background**settings.label_power if background is not None and settings.label_power else None
+        labels = cams_to_labels(cams, present, settings.label_threshold if against is None else against)
+    return ImageCams(present, cams, labels, background)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import PseudoConfig
-from utils.cams.store import LabelledId, cam_path, chunked
+from utils.cams.store import LabelledId, chunked, npz_path, read_cams, read_scores
 from utils.cams.sweep import first_level_above, winning_class
 from utils.data.classes import BACKGROUND, IGNORE, label_value, palette
 from utils.data.folder import DataFolder
-from utils.data.images import MAX_GREY, image_size, read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.images import MAX_GREY, image_size, read_image, read_label_map, read_saliency, write_png
+from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix
 from utils.runtime.parallel import map_progress
 
@@ -60,6 +61,55 @@ def fuse_threshold(
     for position, class_index in enumerate(classes):
         np.copyto(labels, np.uint8(label_value(class_index)), where=foreground & (winner == position))
     return labels
+
+
+def fuse_scores(
+    classes: Sequence[int],
+    scores: Sequence[NDArray[np.float32]],
+    background: NDArray[np.float32],
+    refine: Refiner | None = None,
+) -> NDArray[np.uint8]:
+    """Label each pixel with the highest of the background score and its classes' scores.
+
+    Args:
+        classes: present classes, 0-based ascending; none: everything is background.
+        scores: (H, W) in [0, 1], one for each; background wins ties, then the lower class.
+        background: (H, W) in [0, 1].
+        refine: as of `fuse_threshold`.
+
+    Returns:
+        (H, W) label map, 0 background, class + 1.
+    """
+    stacked = np.stack([background, *scores])
+    if refine is not None and classes:
+        return _refined_labels(classes, stacked, refine)
+    return np.array([BACKGROUND, *(label_value(c) for c in classes)], np.uint8)[stacked.argmax(0)]
+
+
+def background_score(
+    rule: PseudoConfig, scores: Sequence[NDArray[np.float32]], mask: NDArray[np.float32] | None, shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the background's score (H, W) by `pseudo.background`.
+
+    Args:
+        rule: the section.
+        scores: (H, W) in [0, 1] of the present classes.
+        mask: the network's own background mask, None where there is none.
+        shape: (H, W).
+
+    Raises:
+        UserError: for pseudo.background=mask without one.
+    """
+    if rule.background == "constant":
+        return np.full(shape, rule.threshold, np.float32)
+    if rule.background == "inverse":
+        return (1 - np.max([np.zeros(shape, np.float32), *scores], axis=0)) ** np.float32(rule.background_power)
+    if mask is None:
+        raise UserError(
+            f"pseudo.background=mask, but {rule.cam_dir} holds no background masks; make it with a single-stage method and "
+            "cam.format=npz, or set pseudo.background=constant"
+        )
+    return mask ** np.float32(rule.background_power)
 
 
 def fuse_saliency(
@@ -201,10 +251,13 @@ def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> ND
     """Read what the rule needs of one image and return its (H, W) label map."""
     refine = _refiner(source, image_id)
     size = image_size(source.data.image(image_id))
-    cams = [read_cam(cam_path(source.cam_dir, image_id, c), size) for c in classes]
-    if source.rule.fusion == "threshold":
-        width, height = size
-        return fuse_threshold(classes, cams, (height, width), source.rule.threshold, refine)
+    rule, shape = source.rule, (size[1], size[0])
+    if rule.fusion == "threshold" and (rule.background != "constant" or npz_path(source.cam_dir, image_id).exists()):
+        scores, mask = read_scores(source.cam_dir, image_id, classes, size)
+        return fuse_scores(classes, scores, background_score(rule, scores, mask, shape), refine)
+    cams = read_cams(source.cam_dir, image_id, classes, size)
+    if rule.fusion == "threshold":
+        return fuse_threshold(classes, cams, shape, rule.threshold, refine)
     saliency = np.asarray(read_saliency(source.data.saliency(image_id), size))
     return fuse_saliency(classes, cams, saliency, source.rule, refine)
 

@@ -33,17 +33,39 @@ def average_mirrored(score_maps: Tensor) -> Tensor:
     return (straight + mirrored.flip(-1)) / 2
 
 
-def merge_scales(score_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+def merge_scales(score_maps: Sequence[Tensor], size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """Return the mean (P, H, W) of P score maps seen at several scales, in float32.
 
     Args:
         score_maps: one (P, h_s, w_s) tensor per scale, flips already averaged.
         size: (H, W) of the image, pixels.
+        mode: how they are resized: bicubic (published for scores) or bilinear (published for masks, which then stay in [0, 1]).
     """
     total = torch.zeros(score_maps[0].shape[0], *size, device=score_maps[0].device)
     for maps in score_maps:
-        total += F.interpolate(maps[None].float(), size=size, mode="bicubic", align_corners=False)[0]
+        total += F.interpolate(maps[None].float(), size=size, mode=mode, align_corners=False)[0]
     return total / len(score_maps)
+
+
+def pad_centred(images: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
+    """Centre images (B, 3, h, w) in a canvas (H, W) of zeros, the mean colour; return it and the (row, column) they begin at.
+
+    Raises:
+        ValueError: for an image that is larger than the canvas.
+    """
+    height, width = images.shape[2:]
+    if height > size[0] or width > size[1]:
+        raise ValueError(
+            f"a scaled image has {height} x {width} pixels, more than cam.pad_size ({size[0]} x {size[1]}); set a larger one, "
+            "smaller cam.scales, or cam.pad_size=[] for none"
+        )
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return F.pad(images, (left, size[1] - width - left, top, size[0] - height - top)), (top, left)
+
+
+def crop_starts(whole: int, crop: int, count: int) -> list[int]:
+    """Return where `count` crops of a side begin: ceil(whole / count) apart, the last ones moved back inside (published)."""
+    return [min(number * -(-whole // count), whole - crop) for number in range(count)]
 
 
 def normalise_cams(merged: Tensor) -> Tensor:
@@ -57,16 +79,18 @@ def quantise_cams(cams: Tensor) -> Tensor:
     return (cams * MAX_GREY).round_().clamp_(0, MAX_GREY).to(torch.uint8)
 
 
-def cams_to_labels(cams: Tensor, classes: Sequence[int], threshold: float) -> Tensor:
+def cams_to_labels(cams: Tensor, classes: Sequence[int], threshold: float | Tensor) -> Tensor:
     """Return the label map (H, W) uint8 of one image: the largest of `threshold` (background) and the present classes' CAMs.
 
     Ties go to background, then to the lower class.
 
     Args:
         cams: (K, H, W) in [0, 1], one for each of `classes`.
-        classes: the image's K present classes, 0-based ascending; K >= 1.
-        threshold: background score in [0, 1].
+        classes: the image's K present classes, 0-based ascending; none: everything is background.
+        threshold: background score in [0, 1], one or a map (H, W).
     """
+    if not classes:
+        return torch.full(cams.shape[1:], BACKGROUND, dtype=torch.uint8, device=cams.device)
     value, position = cams.max(dim=0)
     values = to_device(torch.tensor([label_value(k) for k in classes], dtype=torch.uint8), cams.device)
     return torch.where(value > threshold, values[position], torch.full_like(values[:1], BACKGROUND))
@@ -77,15 +101,17 @@ def to_device(small: Tensor, device: torch.device) -> Tensor:
     return small.to(device, non_blocking=True)
 
 
-def predict_classes(logits: Tensor, threshold: float) -> list[tuple[int, ...]]:
-    """Return each image's classes with a probability above `threshold`, 0-based ascending; the most probable one at least.
+def predict_classes(logits: Tensor, threshold: float, *, one_at_least: bool = True) -> list[tuple[int, ...]]:
+    """Return each image's classes with a probability above `threshold`, 0-based ascending.
 
     Args:
-        logits: (B, C), the mean over scales and flips.
+        logits: (B, C), the mean or maximum over scales and flips.
         threshold: probability in [0, 1].
+        one_at_least: the most probable class is present whatever its probability.
     """
     present = logits.float().sigmoid() > threshold
-    present[torch.arange(len(logits), device=logits.device), logits.argmax(dim=1)] = True
+    if one_at_least:
+        present[torch.arange(len(logits), device=logits.device), logits.argmax(dim=1)] = True
     return [tuple(torch.nonzero(row)[:, 0].tolist()) for row in present.cpu()]
 
 

@@ -1,6 +1,7 @@
 """The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
 
 import os
+import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,9 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from utils.data.images import MAX_GREY, read_cam
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -18,7 +21,7 @@ from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
 from utils.runtime.provenance import claim_folder, read_source, write_source
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from utils.cams.inference import ImageCams
 
 # An image id and its present classes, 0-based ascending.
 LabelledId = tuple[str, tuple[int, ...]]
@@ -27,6 +30,63 @@ LabelledId = tuple[str, tuple[int, ...]]
 def cam_path(folder: Path, image_id: str, class_index: int) -> Path:
     """Return `<folder>/<id>_<class>.png`, class 0-based."""
     return folder / f"{image_id}_{class_index}.png"
+
+
+def npz_path(folder: Path, image_id: str) -> Path:
+    """Return `<folder>/<id>.npz`, all maps of an image (`cam.format=npz`)."""
+    return folder / f"{image_id}.npz"
+
+
+def map_path(folder: Path, image_id: str, class_index: int) -> Path:
+    """Return the file that holds a class's map, of either format."""
+    path = npz_path(folder, image_id)
+    return path if path.exists() else cam_path(folder, image_id, class_index)
+
+
+def has_cam(names: set[str], image_id: str, class_index: int) -> bool:
+    """Return whether a folder of file `names` holds this map in either format."""
+    return npz_path(Path(), image_id).name in names or cam_path(Path(), image_id, class_index).name in names
+
+
+def read_cams(folder: Path, image_id: str, classes: Sequence[int], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Return an image's maps (H, W), 8-bit, of either format; those of `<id>.npz` are rounded.
+
+    Args:
+        folder: `cam.dir`.
+        image_id, classes: whose; 0-based.
+        size: (W, H) they must have.
+
+    Raises:
+        UserError: naming a file that is missing, damaged or of another size.
+    """
+    if npz_path(folder, image_id).exists():
+        maps, _ = read_scores(folder, image_id, classes, size)
+        return [np.rint(cam * MAX_GREY).astype(np.uint8) for cam in maps]
+    return [read_cam(cam_path(folder, image_id, k), size) for k in classes]
+
+
+def read_scores(
+    folder: Path, image_id: str, classes: Sequence[int], size: tuple[int, int]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+    """Return an image's maps (H, W) in [0, 1], as exactly as they are stored, and its background mask where there is one.
+
+    Arguments and errors as of `read_cams`.
+    """
+    path = npz_path(folder, image_id)
+    if not path.exists():
+        cams = read_cams(folder, image_id, classes, size)
+        return [cam / np.float32(MAX_GREY) for cam in cams], None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            there, cam = file["classes"].tolist(), file["cam"]
+            background = file["background"] if "background" in file.files else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); make it anew with cam.overwrite=true") from error
+    missing = [k for k in classes if k not in there]
+    if missing or cam.shape[1:] != size[::-1]:
+        found = f"classes {there} of {cam.shape[1:]} pixels"
+        raise UserError(f"{path} holds {found}, expected classes {list(classes)} of {size[::-1]} pixels (height, width)")
+    return [cam[there.index(k)] for k in classes], background
 
 
 def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
@@ -55,13 +115,17 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
 
 
 def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return id -> ascending classes (0-based) of the CAM files in a folder, ids sorted.
+    """Return id -> ascending classes (0-based) of the CAM files of either format in a folder, ids sorted.
 
     Raises:
         UserError: when the folder cannot be read.
     """
     found: dict[str, list[int]] = {}
     for name in file_names(folder):
+        if name.endswith(".npz"):
+            with np.load(folder / name, allow_pickle=False) as file:
+                found[name.removesuffix(".npz")] = [k for k in file["classes"].tolist() if k < num_classes]
+            continue
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
         if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:
             found.setdefault(image_id, []).append(int(class_index))
@@ -88,7 +152,7 @@ def file_names(folder: Path) -> set[str]:
 
 
 def _check_cams(folder: Path, tasks: Sequence[LabelledId], names: set[str]) -> None:
-    missing = [path for i, classes in tasks for c in classes if (path := cam_path(folder, i, c)).name not in names]
+    missing = [cam_path(folder, i, c) for i, classes in tasks for c in classes if not has_cam(names, i, c)]
     if missing:
         raise UserError(
             f"CAM file {missing[0]} is missing ({len(missing)} missing in all); run scripts.make_cams on a data.infer_list "
@@ -109,9 +173,13 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "scales": list(cam.scales),
         "flip": cam.flip,
         "activation": cam.activation,
+        "format": cam.format,
+        "merge": cam.merge,
+        "pad_size": list(cam.pad_size),
+        "crops": [list(cam.crop_size), list(cam.crop_grid)] if cam.crop_size else None,
         "labels": cam.labels,
-        "score_threshold": cam.score_threshold if cam.labels == "predict" else None,
-        "label_threshold": cam.label_threshold if cam.label_dir else None,
+        "score_threshold": [cam.score_threshold, cam.score_views] if cam.labels == "predict" else None,
+        "label_threshold": (cam.label_power or cam.label_threshold) if cam.label_dir else None,
         "image_dir": str(Path(cfg.data.root) / cfg.data.image_dir),
         "mean": list(cfg.data.mean),
         "std": list(cfg.data.std),
@@ -149,15 +217,17 @@ def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     labels = set() if label_dir is None else _names(label_dir)
     refined = _names(Path(cfg.cam.refine_dir)) if cfg.cam.refine_dir else None
-    predicting = cfg.cam.labels == "predict"
+    predicting, npz = cfg.cam.labels == "predict", cfg.cam.format == "npz"
 
     def finished(image_id: str, classes: tuple[int, ...]) -> bool:
-        if predicting and label_dir is None:
+        if predicting and label_dir is None and not npz:
             return False
         if label_dir is not None and f"{image_id}.png" not in labels:
             return False
         if refined is not None and f"{image_id}.npz" not in refined:
             return False
+        if npz:
+            return npz_path(Path(), image_id).name in cams
         return predicting or all(cam_path(Path(), image_id, k).name in cams for k in classes)
 
     return [(image_id, classes) for image_id, classes in images if not finished(image_id, classes)]
@@ -166,7 +236,8 @@ def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
 def _remove(folder: Path, label_dir: Path | None, images: set[str]) -> None:
     for name in _names(folder):
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
-        if name.endswith(".png") and image_id in images and class_index.isdigit():
+        own_map = name.endswith(".png") and image_id in images and class_index.isdigit()
+        if own_map or (name.endswith(".npz") and name.removesuffix(".npz") in images):
             (folder / name).unlink()
     if label_dir is not None:
         for image_id in images:
@@ -192,34 +263,36 @@ def checksum(path: Path) -> int:
 
 
 class CamWriter:
-    """Write each image's uint8 maps as PNG files; a context manager that ends when everything is on disk.
+    """Write each image's maps; a context manager that ends when everything is on disk.
 
     The copy from the device is only queued by `write`; a background thread waits for it, so the network never does.
 
     Args:
-        cam_dir: folder of `<id>_<class>.png`; must exist.
+        cam_dir: folder of the maps; must exist.
         label_dir: folder of `<id>.png` label maps, or None to write none; must exist.
+        npz: one float32 `<id>.npz` an image instead of 8-bit `<id>_<class>.png`.
         threads: encoder threads (OpenCV's encoder runs outside Python's lock).
     """
 
-    def __init__(self, cam_dir: Path, label_dir: Path | None, *, threads: int = THREADS) -> None:
-        self.cam_dir, self.label_dir = cam_dir, label_dir
+    def __init__(self, cam_dir: Path, label_dir: Path | None, *, npz: bool = False, threads: int = THREADS) -> None:
+        self.cam_dir, self.label_dir, self.npz = cam_dir, label_dir, npz
         self._pool = BoundedPool(threads)
 
-    def write(self, image_id: str, classes: Sequence[int], cams: "Tensor", labels: "Tensor | None") -> None:
-        """Queue one image.
-
-        Args:
-            image_id: names the files.
-            classes: its K present classes, 0-based.
-            cams: (K, H, W) uint8 on any device.
-            labels: (H, W) uint8 label map, needed when there is a `label_dir`.
+    def write(self, image_id: str, image: "ImageCams") -> None:
+        """Queue one image: maps (K, H, W) in [0, 1] and, where there is a `label_dir`, the label map, on any device.
 
         Raises:
             Exception: whatever an earlier image's writing raised.
         """
-        copy = HostCopy([cams] if labels is None else [cams, labels])
-        self._pool.submit(self._encode, image_id, tuple(classes), copy)
+        from utils.cams.merge import quantise_cams  # here: worker processes import this module and need no torch
+
+        parts = {"cam": image.cams if self.npz else quantise_cams(image.cams)}
+        if self.npz and image.background is not None:
+            parts["background"] = image.background
+        if image.labels is not None:
+            parts["labels"] = image.labels
+        copy = HostCopy(list(parts.values()))
+        self._pool.submit(self._encode, image_id, image.classes, list(parts), copy)
 
     def __enter__(self) -> "CamWriter":
         return self
@@ -227,13 +300,18 @@ class CamWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.__exit__(kind, error, trace)
 
-    def _encode(self, image_id: str, classes: tuple[int, ...], copy: HostCopy) -> None:
-        maps = copy.wait()
-        for class_index, cam in zip(classes, maps[0].numpy(), strict=True):
-            _write_grey_png(cam_path(self.cam_dir, image_id, class_index), cam)
+    def _encode(self, image_id: str, classes: tuple[int, ...], names: list[str], copy: HostCopy) -> None:
+        arrays = {name: part.numpy() for name, part in zip(names, copy.wait(), strict=True)}
+        labels = arrays.pop("labels", None)
+        if self.npz:
+            with atomic_path(npz_path(self.cam_dir, image_id), sync=False) as temporary:
+                np.savez(temporary, allow_pickle=False, classes=np.array(classes, np.int64), **arrays)
+        else:
+            for class_index, cam in zip(classes, arrays["cam"], strict=True):
+                _write_grey_png(cam_path(self.cam_dir, image_id, class_index), cam)
         # Last: the label map then says that the image is complete.
-        if self.label_dir is not None:
-            _write_grey_png(self.label_dir / f"{image_id}.png", maps[1].numpy())
+        if self.label_dir is not None and labels is not None:
+            _write_grey_png(self.label_dir / f"{image_id}.png", labels)
 
 
 def _write_grey_png(path: Path, values: NDArray[Any]) -> None:

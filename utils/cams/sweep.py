@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.cams.store import LabelledId, cam_path, chunked
+from utils.cams.store import LabelledId, chunked, read_cams
 from utils.data.classes import BACKGROUND, label_value
 from utils.data.folder import DataFolder
-from utils.data.images import GREY_VALUES, MAX_GREY, read_cam, read_label_map
+from utils.data.images import GREY_VALUES, MAX_GREY, read_label_map
 from utils.runtime.parallel import map_progress
 
 # Scores as the published program compares them: float32 PNG / 255 against a float32 threshold, so that 51 / 255 equals 0.2.
@@ -125,6 +125,6 @@ def count_chunk(data: DataFolder, cam_dir: Path, tasks: Sequence[LabelledId]) ->
     for image_id, classes in tasks:
         ground_truth = read_label_map(data.truth(image_id), data.num_classes)
         height, width = ground_truth.shape
-        cams = [read_cam(cam_path(cam_dir, image_id, c), (width, height)) for c in classes]
+        cams = read_cams(cam_dir, image_id, classes, (width, height))
         histogram.add(ground_truth, classes, cams)
     return histogram.to_sparse()

@@ -19,6 +19,7 @@ from utils.data.paste import ORIGINAL, PASTED, PasteTransform
 from utils.data.samplers import Key, SampleRng, sample_rng
 from utils.data.transforms import (
     ColorJitter,
+    area_crop_box,
     crop_with_padding,
     draw_boxes,
     published_crop_box,
@@ -77,7 +78,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         """Return sample `index`, drawn from `rng` in the published order; `pasting` False leaves paste out.
 
         A pair draws the original first, then the pasted view. A view draws: NumPy: boxes, [object,] colour factors, order of
-        colour operations. Python: [places of the object,] scale (if varied), crop x, crop y, flip (if on).
+        colour operations. Python: [places of the object,] scale (if varied), crop x, crop y (resize=area: see `area_crop_box`),
+        flip (if on).
         """
         transform = self.paste if pasting else None
         if transform is None or self.sample.paste.mode != "pair":
@@ -125,6 +127,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
         if self.sample.resize == "square":
             image = image.resize((side, side), Image.Resampling.BILINEAR)
             saliency = saliency.resize((side, side), resampling) if saliency else None
+        elif self.sample.resize == "area":
+            box = area_crop_box(rng, image.size, self.sample.area_scale, self.sample.aspect)
+            image = image.crop(box).resize((side, side), Image.Resampling.BICUBIC)
+            saliency = saliency.crop(box).resize((side, side), resampling) if saliency else None
         else:
             short = self._short_side(rng)
             size = short_side_size(image.size, short)

@@ -1,5 +1,6 @@
 """Geometry of the published training views, and the way from PIL images to tensors."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,6 +135,33 @@ def true_crop_box(rng: random.Random, size: Size, side: int) -> Box:
     """
     x, y = (_offset(rng, extent - side) for extent in size)
     return x, y, x + side, y + side
+
+
+AREA_TRIES = 10
+
+
+def area_crop_box(rng: random.Random, size: Size, scale: Sequence[float], aspect: Sequence[float]) -> Box:
+    """Return a random part (x1, y1, x2, y2) of an image by its share of the area and its shape (as torchvision draws it).
+
+    Args:
+        rng: draws share, shape, y and x; again, at most ten times, where the part would not fit.
+        size: (W, H) of the image.
+        scale: range of the share, in (0, 1].
+        aspect: range of width over height, drawn on a log scale. Where no part fits: the whole picture, cut in the middle to
+            the nearest allowed shape.
+    """
+    width, height = size
+    for _ in range(AREA_TRIES):
+        area = width * height * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            y, x = rng.randint(0, height - h), rng.randint(0, width - w)
+            return x, y, x + w, y + h
+    shape = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, round(height * shape)), min(height, round(width / shape))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
 
 
 def crop_with_padding(image: Image.Image, box: Box) -> Image.Image:

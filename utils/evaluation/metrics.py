@@ -72,6 +72,31 @@ def row_shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return _ratio(confusion, confusion.sum(axis=1, keepdims=True))
 
 
+def average_precision(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return each class's average precision, the sum of precision times the step in recall (as scikit-learn has it).
+
+    Args:
+        scores: (N, C), the higher the more likely.
+        labels: (N, C), whether the class is there. Images of equal score count as one threshold.
+
+    Returns:
+        (C,) in [0, 1]; NaN for a class without any image.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ranked, sorted_scores = np.take_along_axis(labels, order, 0), np.take_along_axis(scores, order, 0)
+    hits = ranked.cumsum(axis=0)
+    precision = hits / np.arange(1, len(scores) + 1)[:, None]
+    recall = _ratio(hits, hits[-1:])
+    # A threshold ends where the next score is another one.
+    ends = np.ones_like(ranked)
+    ends[:-1] = sorted_scores[1:] != sorted_scores[:-1]
+    total = np.zeros(scores.shape[1])
+    for column in range(scores.shape[1]):
+        last = ends[:, column]
+        total[column] = np.sum(np.diff(recall[last, column], prepend=0.0) * precision[last, column])
+    return total
+
+
 def nan_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over the last axis of the values that are not NaN; NaN (without a warning) when there is none."""
     defined = ~np.isnan(values)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.cams.labels import fuse_threshold
-from utils.cams.store import cam_path
+from utils.cams.store import map_path, read_cams
 from utils.data.classes import BACKGROUND, IGNORE
 from utils.data.folder import DataFolder
-from utils.data.images import image_size, read_cam, read_label_map
+from utils.data.images import image_size, read_label_map
 from utils.data.lists import read_id_list
 from utils.evaluation.metrics import confusion_matrix, score
 from utils.evaluation.scores import number_or_none
@@ -75,17 +75,21 @@ class Pictures:
             UserError: naming a file that is damaged or of the wrong size.
         """
         size, threshold = image_size(self.image_path(task.image_id)), self.stages[key].card.threshold
-        files = self.map_files(key, task)
         if threshold is None:
-            return read_label_map(files[0], self.num_classes, size)
-        return fuse_threshold(task.classes, [read_cam(path, size) for path in files], size[::-1], threshold)
+            return read_label_map(self.map_files(key, task)[0], self.num_classes, size)
+        return fuse_threshold(task.classes, self.cams(key, task), size[::-1], threshold)
+
+    def cams(self, key: str, task: ImageTask) -> list[LabelMap]:
+        """Return the 8-bit maps (H, W) of the image's classes a stage made."""
+        size = image_size(self.image_path(task.image_id))
+        return read_cams(Path(self.stages[key].card.maps), task.image_id, task.classes, size)
 
     def map_files(self, key: str, task: ImageTask) -> tuple[Path, ...]:
         """Return the files `label_map` reads: one label map, or a CAM for each class."""
         card = self.stages[key].card
         if card.threshold is None:
             return (Path(card.maps, f"{task.image_id}.png"),)
-        return tuple(cam_path(Path(card.maps), task.image_id, k) for k in task.classes)
+        return tuple(map_path(Path(card.maps), task.image_id, k) for k in task.classes)
 
     def truth(self, image_id: str) -> LabelMap | None:
         """Return the ground truth, None where there is none."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from utils.data.classes import BACKGROUND, IGNORE, label_value
-from utils.data.images import read_cam, read_image, read_saliency
+from utils.data.images import read_image, read_saliency
 from utils.drawing.overlays import Picture, cam_overlay, contact_sheet, heat_map, label_overlay
 from utils.evaluation.plots import draw_class_iou
 from utils.files import atomic_path
@@ -108,7 +108,7 @@ class TileWriter:
         saliency = pictures.data.saliency(name) if pictures.data.saliency_dir else None
         if saliency is not None and saliency.exists():
             yield _Plan("saliency", "saliency", (saliency,), functools.partial(_saliency, saliency))
-        yield from self._cam_plans(task, photo)
+        yield from self._cam_plans(task, photo, image)
         sources = {key: pictures.map_files(key, task) for key in task.stages}
         for key in task.stages:
             draw = functools.partial(self._labels, image, functools.partial(pictures.label_map, key, task))
@@ -121,14 +121,17 @@ class TileWriter:
                 caption = f"errors of {self.titles[key]}"
                 yield _Plan("error", caption, (photo, truth, *sources[key]), draw, key, self._rule(key))
 
-    def _cam_plans(self, task: ImageTask, photo: Path) -> Iterator[_Plan]:
+    def _cam_plans(self, task: ImageTask, photo: Path, image: Callable[[], Picture]) -> Iterator[_Plan]:
         key = next((k for k in task.stages if self.pictures.stages[k].card.threshold is not None), None)
         if key is None:
             return
-        for k, path in zip(task.classes, self.pictures.map_files(key, task), strict=True):
+        for number, (k, path) in enumerate(zip(task.classes, self.pictures.map_files(key, task), strict=True)):
             caption = f"CAM of {self.pictures.names[label_value(k)]}"
-            draw = functools.partial(_cam, photo, path, self.pictures.stages[key].card.threshold)
+            draw = functools.partial(self._cam, image, key, task, number)
             yield _Plan("cam", caption, (photo, path), draw, f"{key}-{k}", self._rule(key))
+
+    def _cam(self, image: Callable[[], Picture], key: str, task: ImageTask, number: int) -> Picture:
+        return cam_overlay(image(), self.pictures.cams(key, task)[number], outline=self.pictures.stages[key].card.threshold)
 
     def _rule(self, key: str) -> str:
         return repr(self.pictures.stages[key].card.threshold)
@@ -191,10 +194,6 @@ def _photo(path: Path) -> Picture:
 
 def _saliency(path: Path) -> Picture:
     return heat_map(np.array(_fitted(read_saliency(path, None))), colormap="gray")
-
-
-def _cam(photo: Path, path: Path, threshold: float | None) -> Picture:
-    return cam_overlay(_photo(photo), read_cam(path), outline=threshold)
 
 
 def _write(path: Path, picture: Picture) -> None:

@@ -80,6 +80,16 @@ def distribute(module: nn.Module, place: Dist, *, trains_norm: bool) -> nn.Modul
     return DistributedDataParallel(module, device_ids=[place.local_rank] if on_gpu else None)
 
 
+def same_buffers(module: nn.Module, place: Dist) -> nn.Module:
+    """Return what `distribute` wrapped, after giving all processes the main one's buffers (BatchNorm's statistics)."""
+    if place.world == 1:
+        return module
+    inner: nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
+    for buffer in inner.buffers():
+        dist.broadcast(buffer, 0)
+    return inner
+
+
 def barrier(world: int) -> None:
     """Wait for all processes (nothing to wait for when alone)."""
     if world > 1:

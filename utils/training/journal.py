@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +22,8 @@ from utils.runtime.device import GIBIBYTE, peak_memory
 from utils.runtime.processes import Dist
 
 GRID_SIDE = 160
+# The panel of 1-Stage and WS-FCN: class names on top of each row, rows apart by a light grey, pictures below colours.
+CAPTION_HEIGHT, PANEL_PADDING, PANEL_GREY, IMAGE_SHARE = 16, 8, 0.9, 0.3
 
 
 class Picture(Protocol):
@@ -30,6 +34,9 @@ class Picture(Protocol):
 
     @property
     def values(self) -> Tensor: ...
+
+    @property
+    def over(self) -> Tensor | None: ...
 
 
 class Journal:
@@ -44,6 +51,7 @@ class Journal:
 
     def __init__(self, writer: SummaryWriter | None, log: logging.Logger, *, published: bool = False) -> None:
         self.writer, self.log, self.published = writer, log, published
+        self.boards: dict[str, SummaryWriter] = {}
 
     def scalars(self, counter: int, where: str, values: Mapping[str, float], rate: float, factors: Sequence[float]) -> None:
         """Write `train/<name>` and a log line.
@@ -70,11 +78,51 @@ class Journal:
         parts = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.log.info("%s lr %.3g %s", where, rate, parts)
 
-    def score(self, counter: int, value: float) -> None:
-        """Write the score of a validation, in [0, 1]."""
+    def validation(
+        self,
+        name: str,
+        epoch: int,
+        losses: Mapping[str, float],
+        precision: Mapping[str, float],
+        score: float | None,
+    ) -> None:
+        """Write a validation below the folder `name`, under the tags of 1-Stage and WS-FCN, and a log line.
+
+        Args:
+            name: of the list.
+            epoch: passes done, the step of TensorBoard.
+            losses: means over the list: `all/loss` and `all/loss_<name>`.
+            precision: class name -> average precision in [0, 1], NaN where the class never occurs; may be empty.
+            score: what weights are selected by, `all/checkpoint_score`; None where they are not.
+        """
+        if self.writer is None:
+            return
+        board = self._board(name, epoch)
+        tagged = {"all/loss" if key == "loss" else f"all/loss_{key}": value for key, value in losses.items()}
+        defined = {key: value for key, value in precision.items() if value == value}
+        if defined:
+            tagged["all_wo_BG/mAP"] = sum(defined.values()) / len(defined)
+        for number, (key, value) in enumerate(precision.items(), 1):
+            if key in defined:
+                tagged[f"{number:02d}_{key}/AP"] = value
+        if score is not None:
+            tagged["all/checkpoint_score"] = score
+        for tag, value in tagged.items():
+            board.add_scalar(tag, value, epoch)
+        parts = [f"{tag.rpartition('/')[2]} {value:.4g}" for tag, value in tagged.items() if tag.startswith("all")]
+        self.log.info("validation on %s after %d epochs: %s", name, epoch, " ".join(parts))
+
+    def panel(self, name: str, epoch: int, picture: Tensor) -> None:
+        """Write `visualisation`, (3, h, w) float in [0, 1], below the folder `name`."""
         if self.writer is not None:
-            self.writer.add_scalar("val/score", value, counter)
-            self.log.info("validation: %.4f", value)
+            self._board(name, epoch).add_image("visualisation", picture, epoch)
+
+    def _board(self, name: str, epoch: int) -> SummaryWriter:
+        if self.writer is None:
+            raise RuntimeError("only the main process writes")
+        if name not in self.boards:
+            self.boards[name] = SummaryWriter(str(Path(self.writer.get_logdir()) / name), purge_step=epoch)
+        return self.boards[name]
 
     def pictures(self, counter: int, draw: Callable[[], Mapping[str, Tensor]]) -> None:
         """Write `train/<name>` pictures, each (3, h, w) float in [0, 1]; `draw` is called only where they are written."""
@@ -93,7 +141,10 @@ def open_journal(
         yield Journal(None, log, published=published)
         return
     with SummaryWriter(str(folder), purge_step=counter + 1 if counter else None) as writer:
-        yield Journal(writer, log, published=published)
+        journal = Journal(writer, log, published=published)
+        yield journal
+        for board in journal.boards.values():
+            board.close()
 
 
 def write_summary(path: Path, *, seconds: float, epochs: int, images: int, place: Dist) -> dict[str, Any]:
@@ -119,16 +170,70 @@ def draw_picture(picture: Picture, labels: Tensor, mean: Sequence[float], std: S
         mean: channel means the images were normalised with.
         std: channel deviations.
     """
+    return _strip(draw_maps(picture, labels, mean, std))
+
+
+def draw_maps(picture: Picture, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (N, 3, h, w) float in [0, 1], see `draw_picture`."""
     values, present = picture.values.float().cpu(), labels.bool().cpu()
-    colours = {
+    colours: Tensor = {
         "rgb": lambda: values,
-        "image": lambda: (values * torch.tensor(std).view(1, 3, 1, 1) + torch.tensor(mean).view(1, 3, 1, 1)).clamp(0, 1),
+        "image": lambda: _photo(values, mean, std),
         "grey": lambda: values.expand(-1, 3, -1, -1),
         "heat": lambda: _heat(values),
         "scores": lambda: _heat(_attention(values, present)),
         "classes": lambda: _colours(values),
+        "masks": lambda: _masked(values, picture.over, mean, std),
     }[picture.kind]()
-    return _strip(colours)
+    return colours
+
+
+def draw_panel(
+    pictures: Mapping[str, Picture], labels: Tensor, names: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Return (3, h, w) float in [0, 1]: a row for each of N images, its class names and its pictures side by side.
+
+    Args:
+        pictures: at least one; the first is of N images, those of other numbers are left out.
+        labels: (N or more, C), 1 for present classes.
+        names: of the C classes.
+        mean, std: as of `draw_picture`.
+    """
+    count = len(next(iter(pictures.values())).values)
+    drawn = [draw_maps(p, labels[0], mean, std) for p in pictures.values() if len(p.values) == count]
+    side = max(GRID_SIDE, max(d.shape[-1] for d in drawn))
+    scaled = [F.interpolate(d, size=(side, side), mode="nearest") for d in drawn]
+    from torchvision.utils import make_grid  # here: torchvision takes as long to load as torch itself
+
+    rows = []
+    for number in range(count):
+        row = torch.cat([d[number] for d in scaled], dim=-1)
+        present = [name for name, there in zip(names, labels[number].tolist(), strict=True) if there]
+        rows.append(torch.cat([_caption(", ".join(present), row.shape[-1]), row], dim=-2))
+    return make_grid(torch.stack(rows), nrow=1, padding=PANEL_PADDING, pad_value=PANEL_GREY)
+
+
+def _caption(text: str, width: int) -> Tensor:
+    """Return (3, CAPTION_HEIGHT, width) in [0, 1], white on black."""
+    strip = Image.new("RGB", (width, CAPTION_HEIGHT))
+    ImageDraw.Draw(strip).text((5, 1), text, fill="white")
+    return torch.from_numpy(np.array(strip)).permute(2, 0, 1) / 255
+
+
+def _photo(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (N, 3, h, w) pictures in [0, 1] of normalised ones."""
+    shown: Tensor = images * torch.tensor(std).view(1, 3, 1, 1) + torch.tensor(mean).view(1, 3, 1, 1)
+    return shown.clamp(0, 1)
+
+
+def _masked(masks: Tensor, over: Tensor | None, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (N, 3, h, w): the winning mask's colour over the image as strongly as it is sure; where all are 0, the image."""
+    confidence = masks.amax(dim=1, keepdim=True).clamp(0, 1)
+    colours = _colours(masks) * confidence
+    if over is None:
+        return colours
+    images = _photo(F.interpolate(over.float().cpu(), size=masks.shape[2:], mode="bilinear"), mean, std)
+    return torch.where(confidence > 0, IMAGE_SHARE * images + (1 - IMAGE_SHARE) * colours, images)
 
 
 def _attention(score_map: Tensor, present: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ class Span:
     stop: int
 
 
+def batches_of(images: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Return how many mini-batches an epoch over `images` has."""
+    return images // batch_size if drop_last else -(-images // batch_size)
+
+
 @dataclass(frozen=True)
 class Plan:
     """The course of a training. A position counts mini-batches since the beginning of epoch 0.
@@ -42,6 +47,7 @@ class Plan:
         spans: phases in order, without gaps.
         counts_steps: steps run on across the ends of epochs, and logs and checkpoints count them (published segmentation
             stage). False: the last step of an epoch may accumulate fewer mini-batches, and these are counted.
+        drop_last: an epoch's images that fill no mini-batch are left out.
     """
 
     images: int
@@ -51,11 +57,12 @@ class Plan:
     seed: int
     spans: Sequence[Span]
     counts_steps: bool = False
+    drop_last: bool = False
 
     @property
     def per_epoch(self) -> int:
         """Return the mini-batches of an epoch."""
-        return -(-self.images // self.batch_size)
+        return batches_of(self.images, self.batch_size, drop_last=self.drop_last)
 
     @property
     def start(self) -> int:
@@ -141,3 +148,5 @@ class PlannedBatches:
                 position += 1
                 if position == plan.stop:
                     return
+                if position % plan.per_epoch == 0:  # what is left fills no mini-batch
+                    break

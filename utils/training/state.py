@@ -87,6 +87,12 @@ def save_published(
         torch.save({"epoch": epoch, "global_counter": counter, **prefixed, "optimizer": dict(optimizer)}, temporary)
 
 
+def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Write an optimiser's state dict alone, as WS-FCN and 1-Stage keep it beside a snapshot."""
+    with atomic_path(path) as temporary:
+        torch.save(optimizer.state_dict(), temporary)
+
+
 LAST, BEST = "last.pth", "best.pth"
 
 

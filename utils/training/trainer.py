@@ -17,20 +17,31 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.data.samplers import step_seed
 from utils.errors import UserError
 from utils.runtime.device import autocast_for, peak_memory
 from utils.runtime.log import progress
-from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, distribute, sum_over_ranks
-from utils.training.journal import Picture, draw_picture, open_journal
+from utils.runtime.processes import (
+    Dist,
+    StopRequest,
+    agree_to_stop,
+    barrier,
+    distribute,
+    same_buffers,
+    sum_over_ranks,
+)
+from utils.training.journal import Picture, draw_panel, draw_picture, open_journal
 from utils.training.optim import Schedule, set_learning_rate
 from utils.training.plan import Plan, PlannedBatches
-from utils.training.state import BEST, LAST, TrainState, save_published
+from utils.training.state import BEST, LAST, TrainState, save_optimizer, save_published
+from utils.training.validation import Validation, drop_oldest, snapshot_name, validate
 from utils.training.weights import save_weights
 
 T = TypeVar("T")
+# Images of the panel that a validation draws.
+PANEL_ROWS = 8
 
 
 class Trainable(Protocol):
@@ -65,8 +76,7 @@ class Course:
         average: losses logged are means over the latest so many steps; 0: since the last reading.
         mean, std: that images were normalised with, for pictures.
         published_log: TensorBoard tags of the published segmentation stage, and its habit to log the rate of the next step.
-        validate: returns a score, the higher the better, the same on all processes; called at the end of each epoch. The best
-            weights so far stay in best.pth.
+        validation: what is validated at the ends of epochs; the best weights so far stay in best.pth.
     """
 
     plan: Plan
@@ -91,7 +101,7 @@ class Course:
     clip_grad: float = 0.0
     average: int = 0
     published_log: bool = False
-    validate: Callable[[], float] | None = None
+    validation: Validation | None = None
 
 
 class Trainer:
@@ -226,8 +236,8 @@ class Trainer:
         saves = now or ended or plan.due(course.save_every, first, state.position)
         if saves:
             state.latest = self.means.latest()
-        if ended and course.validate is not None:
-            self._validate(course.validate, counter)
+        if ended and not plan.counts_steps and course.validation is not None:
+            self._validate(course.validation, state.position // plan.per_epoch)
         exports = plan.due(course.export_every, first, state.position)
         if not saves and not exports:
             return
@@ -240,14 +250,58 @@ class Trainer:
                 self._keep_epoch(state.position // plan.per_epoch - 1)
         barrier(self.place.world)
 
-    def _validate(self, validate: Callable[[], float], counter: int) -> None:
-        score = validate()
+    def _validate(self, validation: Validation, epoch: int) -> None:
+        """Validate after `epoch` passes where it is due, and keep the weights where they are the best so far."""
+        if not validation.due(epoch):
+            return
+        # The processes' own: BatchNorm's statistics are the main process's, as in the next step and in checkpoints.
+        module = same_buffers(self.module, self.place)
+        selects = ""
+        for name, dataset in validation.datasets.items():
+            found = validate(
+                module,
+                dataset,
+                epoch,
+                validation=validation,
+                place=self.place,
+                autocast=lambda: autocast_for(self.course.precision, self.place.device),
+                to_device=lambda batch: to_device(batch, self.place.device),
+                what=f"validate {name}",
+            )
+            score = None if selects else validation.score(found.means())
+            self.journal.validation(name, epoch, found.losses, found.named(validation.class_names), score)
+            if score is not None:
+                self._select(validation, epoch, score)
+            selects = selects or name
+        self._panel(module, epoch, selects)
         self.module.train()
-        self.journal.score(counter, score)
-        if self.state.best is None or score > self.state.best:
-            self.state.best = score
-            if self.place.is_main:
-                self._export(BEST)
+
+    def _select(self, validation: Validation, epoch: int, score: float) -> None:
+        state, folder = self.state, self.course.model_dir
+        if not validation.selects(epoch, score, state.best):
+            return
+        state.best = score
+        if not self.place.is_main:
+            return
+        self._export(BEST)
+        if validation.snapshots:
+            self._export(snapshot_name("model", epoch, score))
+            save_optimizer(state.optimizer, folder / snapshot_name("opt", epoch, score))
+            drop_oldest(folder, validation.snapshots)
+
+    def _panel(self, module: nn.Module, epoch: int, name: str) -> None:
+        """Draw the first images of the list, seen as in epoch 0, as the weights see them now."""
+        if not self.place.is_main:
+            return
+        course = self.course
+        samples = [course.dataset[(0, index)] for index in range(min(PANEL_ROWS, course.plan.images))]
+        batch = to_device((course.collate or default_collate)(samples), self.place.device)
+        with torch.no_grad(), autocast_for(course.precision, self.place.device):
+            views = module.eval()(batch)["views"]
+        pictures: Mapping[str, Picture] = self.trainable.pictures(batch, views)
+        if pictures and course.validation is not None:
+            names = course.validation.class_names
+            self.journal.panel(name, epoch, draw_panel(pictures, batch["labels"], names, course.mean, course.std))
 
     def _keep_epoch(self, epoch: int) -> None:
         course, state = self.course, self.state

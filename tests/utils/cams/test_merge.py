@@ -60,7 +60,7 @@ def test_stub_maps_give_the_published_cams(golden: dict[str, Any], image_id: str
         cam = golden[f"stub_cam_{image_id}_{k}"]
         np.testing.assert_allclose(normalise_cams(merged)[position].numpy(), cam, rtol=0, atol=1e-5)
         png = golden[f"stub_png_{image_id}_{k}"].astype(int)
-        assert np.abs(found.cams[position].numpy().astype(int) - png).max() <= 1
+        assert np.abs(quantise_cams(found.cams)[position].numpy().astype(int) - png).max() <= 1
     assert found.labels is not None
     assert (found.labels.numpy() != golden[f"stub_pred_{image_id}"]).mean() <= 0.002
 
@@ -141,5 +141,4 @@ def test_probabilities_are_against_background_and_the_images_other_classes() -> 
     (found,) = infer_batch(network, [torch.zeros(1, 3, 1, 2)], (1, 2), [(0, 2)], settings, no_autocast)
     weights = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, -1.0]]).exp()
     expected = (weights / weights.sum(dim=0))[:2]
-    expected = (255 * expected / expected.amax(dim=1, keepdim=True)).round()
-    assert torch.equal(found.cams[:, 0].float(), expected)
+    torch.testing.assert_close(found.cams[:, 0], expected / expected.amax(dim=1, keepdim=True))

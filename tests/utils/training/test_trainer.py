@@ -16,6 +16,7 @@ from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
 from utils.training.state import TrainState
 from utils.training.trainer import Course, Trainer
+from utils.training.validation import Validation
 
 ALONE = Dist(0, 1, 0, torch.device("cpu"))
 
@@ -29,6 +30,9 @@ class _Phase(NamedTuple):
 class _Numbers(Dataset[dict[str, Any]]):
     def __init__(self, spoiled: int = -1) -> None:
         self.spoiled = spoiled
+
+    def __len__(self) -> int:
+        return 4
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         _, index = key
@@ -69,7 +73,7 @@ def _trainer(folder: Path, scores: list[float], *, epochs: int = 3, resume: str 
     course = Course(
         plan=plan, schedule=Schedule("step"), dataset=_Numbers(spoiled), collate=None, workers=0, seed=0, precision="fp32",
         trains_norm=False, model_dir=folder, log_dir=folder / "tb", log_every=1, images_every=0, save_every=0, mean=(), std=(),
-        validate=lambda: next(left),
+        validation=Validation({"val": _Numbers(-1)}, lambda means: next(left), [], 2, 0),
     )  # fmt: skip
     state.resume(resume, folder)
     return Trainer(toy, course, state, ALONE, StopRequest(), logging.getLogger("test"))
