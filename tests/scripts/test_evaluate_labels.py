@@ -100,6 +100,18 @@ def test_names_of_other_programs(tmp_path: Path, name: str) -> None:
     assert result["pixel_accuracy"] == pytest.approx(10 / 13)
 
 
+def test_ground_truth_of_a_list_with_paths(tmp_path: Path) -> None:
+    """The list names other masks than data.label_dir holds, and so does the report of the run."""
+    cfg = write_maps(tmp_path, TRUTH, THEIRS, "{id}.png", 3, "data.paths=lists")
+    (tmp_path / "SegmentationClassAug").rename(tmp_path / "cls_png")
+    lines = [f"JPEGImages/{image_id}.jpg cls_png/{image_id}.png\n" for image_id in TRUTH]
+    Path(cfg.data.eval_list).write_text("".join(lines))
+    assert run(cfg)["pixel_accuracy"] == pytest.approx(10 / 13)
+    data = read_run(tmp_path / "out").data
+    assert data is not None and data.truth("000000000001") == tmp_path / "cls_png/000000000001.png"
+    assert data.image_ids() == list(TRUTH)
+
+
 def test_palette_and_grey_are_the_same(tmp_path: Path) -> None:
     cfg = write_maps(tmp_path, TRUTH, THEIRS)
     grey = run(cfg)
