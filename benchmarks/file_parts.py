@@ -14,7 +14,8 @@ from benchmarks import plain_files
 from benchmarks.l2g_inputs import write_files
 from benchmarks.measure import Row, time_both
 from benchmarks.sizes import Settings, Size
-from configs.schema import EvalConfig, PseudoConfig
+from configs.evaluation_schema import EvalConfig
+from configs.schema import PseudoConfig
 from utils.cams.labels import LabelSource, write_pseudo_labels
 from utils.cams.sweep import sweep
 from utils.data.folder import DataFolder
@@ -41,7 +42,7 @@ def measure_sweep(s: Settings) -> Iterator[Row]:
 
 
 def _data(root: Path, num_classes: int, truth: str = "SegmentationClassAug") -> DataFolder:
-    return DataFolder(root / "JPEGImages", root / "Sal", root / truth, num_classes)
+    return DataFolder((root / "JPEGImages",), root / "Sal", root / truth, num_classes)
 
 
 def _confusions(data: DataFolder, cams: Path, labels: Labels, thresholds: Sequence[float]) -> NDArray[np.int64]:

@@ -37,8 +37,10 @@ class DatasetConfig:
     train_list: str = key("", "file of '/JPEGImages/<id>.jpg /<labels>/<id>.png' (or '<id>') lines; empty: by split.train")
     val_list: str = key("", "the same for test and crf; empty: by split.val")
     label_dir: str = key("", "folder of training labels <id>.png instead of those in the list, e.g. pseudo_seg_labels")
-    image_dir: str = key("JPEGImages", "folder of <id>.jpg for lists of bare ids")
-    truth_dir: str = key("SegmentationClassAug", "folder of ground-truth <id>.png for lists of bare ids")
+    image_dir: str = key("JPEGImages", "folder of <id>.jpg, or a name with {id} in it, for lists of bare ids")
+    truth_dir: str = key(
+        "SegmentationClassAug", "folder of ground-truth <id>.png, or a name with {id} in it, for lists of bare ids"
+    )
 
     @property
     def num_classes(self) -> int:

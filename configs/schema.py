@@ -10,6 +10,7 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from configs.evaluation_schema import EvalConfig, ScoreConfig, ViewConfig
 from configs.fields import Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
 
@@ -23,35 +24,6 @@ class CheckConfig:
         ["val_cls.txt", "val_aug.txt", "val.txt"],
         "validation lists, relative to data.root; those that are there are checked, and against data.train_list for overlap",
     )
-
-
-@dataclass
-class ViewConfig(Checked):
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network")
-    out_dir: str = key("${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png")
-    ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
-    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all")
-    style: str = key(
-        "overlay",
-        "overlay: heat over the picture, with a colour bar; published: the bare jet map, stretched to its own range",
-        ("overlay", "published"),
-    )
-    colormap: str = key("turbo", "matplotlib name of the heat's colours (style=overlay)")
-    opacity: float = key(0.65, "share of the heat's colours at the maximum, in [0, 1]")
-    outline: float = key(0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none")
-    overview: int = key(12, "images on overview.png; 0 writes none")
-    workers: int = key(0, "processes; 0 is one per core")
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [
-            (0 <= self.opacity <= 1, f"view.opacity is {self.opacity}, expected in [0, 1]"),
-            (0 <= self.outline < 1, f"view.outline is {self.outline}, expected in [0, 1)"),
-            (
-                min(self.limit, self.overview, self.workers) >= 0,
-                "view.limit, view.overview and view.workers must not be negative",
-            ),
-        ]
 
 
 @dataclass
@@ -103,9 +75,26 @@ class DataConfig:
     root: str = key("data/voc12", "folder of the dataset")
     num_classes: int = key(20, "number of foreground classes, background not counted; > 0")
     class_names: Any = key("voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names")
-    image_dir: str = key("JPEGImages", "folder of <id>.jpg, relative to data.root")
+    image_dir: Any = key(
+        "JPEGImages",
+        "folder of <id>.jpg, or a name with {id} in it, e.g. images/val2014/COCO_val2014_{id}.jpg, relative to data.root; of a "
+        "list of these the first that has the file counts",
+    )
     saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root")
-    label_dir: str = key("SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root")
+    label_dir: str = key(
+        "SegmentationClassAug", "ground-truth label maps: folder of <id>.png or a name with {id}, as image_dir"
+    )
+    paths: str = key(
+        "folders",
+        "where an image and its ground truth are: folders: in image_dir and label_dir; lists: where its list's line says, "
+        "relative to data.root, or else in these",
+        ("folders", "lists"),
+    )
+    labels_from: str = key(
+        "lists",
+        "image-level labels: lists: train_list, infer_list, label_list; masks: the classes of label maps",
+        ("lists", "masks"),
+    )
     train_list: str = key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
     infer_list: str = key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
     eval_list: str = key(
@@ -354,15 +343,6 @@ class CamConfig:
 
 
 @dataclass
-class EvalConfig:
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
-    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json, in [0, 1]")
-    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it")
-    workers: int = key(0, "processes; 0 is one per core")
-    published_format: str = key("", "also write the published text layout to this file; empty: no")
-
-
-@dataclass
 class PseudoConfig:
     fusion: str = key(
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
@@ -428,6 +408,7 @@ class Config(Checked):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     bank: BankConfig = field(default_factory=BankConfig)

@@ -32,7 +32,7 @@ class OneStageNetwork(WsfcnNetwork):
         SingleStageNetwork.__init__(self, cfg)
         width, shallow = self.settings.decoder_width, self.shallow_channels
         self.aspp = AtrousContext(self.trunk.out_channels, width)
-        self._aff = PAMR.from_config(self.settings.pamr)
+        self._aff = PAMR(self.settings.pamr)
         self.shallow_mask = GlobalCue(shallow, width)
         self.fc8_skip = conv_bn_relu(shallow, SKIP_CHANNELS)
         self.fc8_x = conv_bn_relu(width + SKIP_CHANNELS, width, 3)

@@ -196,7 +196,7 @@ class WsfcnNetwork(SingleStageNetwork):
         self.sf2 = FeatureFusion(self.shallow_channels, width)
         self.fca = FlexibleContext(self.trunk.out_channels, width)
         self.gate = StochasticGate(self.settings.gate_psi)
-        self._aff = PAMR.from_config(self.settings.pamr)
+        self._aff = PAMR(self.settings.pamr)
         self.last_conv = segmentation_head(width, self.num_classes)
 
     def look(self, images: Tensor) -> Masks:

@@ -20,7 +20,7 @@ from scripts.build import parse_args
 from utils.data.folder import DataFolder
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
-from utils.prepare.check import CheckCache, Entry, EntryReport, check_entry, read_entries
+from utils.prepare.check import CheckCache, Entry, EntryReport, check_entry, read_entries, val_lists
 from utils.prepare.check_report import Finding, Findings
 from utils.prepare.disk import disk_findings, run_needs
 from utils.runtime.parallel import map_progress
@@ -63,7 +63,8 @@ def run(cfg: Config) -> dict[str, Any]:
 
 def _check_files(cfg: Config, entries: Mapping[str, Entry], findings: Findings) -> int:
     """Check the files of all images; returns how many images were decoded."""
-    source = DataFolder.of(cfg.data)
+    lists = (cfg.data.train_list, cfg.data.infer_list, cfg.data.eval_list, *map(str, val_lists(cfg)))
+    source = DataFolder.of(cfg.data, *(path for path in lists if Path(path).is_file()))
     cache = CheckCache(Path(cfg.check.cache) if cfg.check.cache else None)
     first: dict[str, Entry] = {}
     decoded = 0

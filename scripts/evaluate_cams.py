@@ -50,7 +50,7 @@ def run(cfg: Config) -> dict[str, Any]:
     started = time.monotonic()
     cam_dir = Path(cfg.eval.cam_dir)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
-    data = DataFolder.of(cfg.data)
+    data = DataFolder.of(cfg.data, cfg.data.eval_list)
     tasks = read_labelled_ids(cfg, cam_dir)
     histogram = sweep(data, cam_dir, tasks, workers=cfg.eval.workers)
     if not histogram.counts.any():

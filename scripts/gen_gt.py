@@ -44,7 +44,8 @@ def run(cfg: Config) -> dict[str, Any]:
         UserError: for wrong input, naming the file, or an output folder another process is using.
     """
     started = time.monotonic()
-    data, out_dir, cam_dir = DataFolder.of(cfg.data), Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
+    out_dir, cam_dir = Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
+    data = DataFolder.of(cfg.data, cfg.data.eval_list)
     source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, _refiner(cfg))
     _check(cfg, source)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))

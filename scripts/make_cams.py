@@ -28,8 +28,7 @@ from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import write_seed_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
 from utils.config import flat_settings, save_config
-from utils.data.folder import DataFolder
-from utils.data.lists import read_label_list
+from utils.data.folder import DataFolder, read_labels
 from utils.data.loading import SizedBatch, build_loader
 from utils.errors import UserError, run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
@@ -54,7 +53,7 @@ def run(cfg: Config) -> dict[str, Any]:
     """
     set_threads(cfg.threads)
     _check(cfg)
-    images = read_label_list(Path(cfg.data.infer_list), cfg.data.num_classes, labels_required=cfg.cam.labels == "list")
+    images = read_labels(cfg.data, cfg.data.infer_list, labels_required=cfg.cam.labels == "list")
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(setup(cfg.device))
         if place.is_main:
@@ -81,7 +80,7 @@ def _check(cfg: Config) -> None:
         if not 0 <= value <= 1:
             raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
     if cfg.cam.label_dir:
-        DataFolder.of(cfg.data).refuse_output(Path(cfg.cam.label_dir), "cam.label_dir")
+        DataFolder.of(cfg.data, cfg.data.infer_list).refuse_output(Path(cfg.cam.label_dir), "cam.label_dir")
 
 
 def _load_network(cfg: Config, place: Dist) -> nn.Module:

@@ -44,7 +44,7 @@ def run(cfg: Config) -> list[BankEntry]:
     """
     folder = Path(cfg.bank.dir)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
-    data = DataFolder.of(cfg.data, saliency=cfg.settings.saliency == "map")
+    data = DataFolder.of(cfg.data, cfg.data.eval_list, saliency=cfg.settings.saliency == "map")
     source = BankSource(data, cfg.bank, cfg.settings.paste.salient)
     tasks = _tasks(cfg)
     with lock_folder(folder):

@@ -53,22 +53,26 @@ def run(cfg: Config) -> int:
         there = set() if settings.overwrite else {path.stem for path in out_dir.glob("*.png")}
         todo = [image_id for image_id in ids if image_id not in there]
         workers = 1 if uses_gpu(settings, cfg.device) else settings.workers
-        data = DataFolder.of(cfg.data)
+        data = _data(cfg)
         pairs = [(data.image(image_id), out_dir / f"{image_id}.png") for image_id in todo]
         made = sum(map_progress(partial(make_map, settings, cfg.device), pairs, workers=workers, what="saliency"))
     print(f"{made} saliency maps made in {out_dir}, {len(ids) - made} were there")
     return made
 
 
+def _data(cfg: Config) -> DataFolder:
+    return DataFolder.of(cfg.data, *([cfg.saliency.image_list] if cfg.saliency.image_list != ALL else []))
+
+
 def _ids(cfg: Config) -> list[str]:
-    folder = DataFolder.of(cfg.data).image_dir
+    data = _data(cfg)
     if cfg.saliency.image_list != ALL:
         ids = read_id_list(cfg.saliency.image_list)
-        DataFolder.of(cfg.data).check_images(ids)
+        data.check_images(ids)
         return ids
-    ids = sorted(path.stem for path in folder.glob("*.jpg"))
+    ids = data.image_ids()
     if not ids:
-        raise UserError(f"{folder} holds no .jpg pictures; check data.root and data.image_dir")
+        raise UserError(f"{data.image_dirs[0]} holds no .jpg pictures; check data.root and data.image_dir")
     return ids
 
 

@@ -13,6 +13,7 @@ files become palette PNGs where VOC has none), and
 
 Image labels come from the masks, as the published lists' do, or with --labels xml from all objects of the XML annotations (817
 of 10,582 training images then have classes the published list misses). Without --sbd, train_aug.txt holds VOC's 1,464 images.
+--cls-png also makes cls_png/<id>.png of all of SBD's .mat files, beside their folder cls, where the lists of WS-FCN name them.
 Archives are unpacked to <out>/unpacked (links lead there). The same command continues an interrupted run.
 """
 
@@ -56,6 +57,7 @@ class VocSettings:
         labels: "mask" (published) or "xml".
         images: "link" or "copy".
         workers: processes; 0 is one per core.
+        cls_png: also write SBD's own masks, beside its folder cls.
     """
 
     voc: Path
@@ -65,6 +67,7 @@ class VocSettings:
     labels: str = "mask"
     images: str = LINK
     workers: int = 0
+    cls_png: bool = False
 
 
 def main(argv: list[str]) -> None:
@@ -78,6 +81,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/voc12"), help="folder to write to (default %(default)s)")
     parser.add_argument("--labels", choices=("mask", "xml"), default="mask", help="origin of image labels (default mask)")
     parser.add_argument("--images", choices=(LINK, COPY), default=LINK, help="how files are brought in (default link)")
+    parser.add_argument("--cls-png", action="store_true", help="also write SBD's masks to cls_png/ beside its folder cls")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core (default 0)")
     print("\n".join(run(VocSettings(**vars(parser.parse_args(argv))))))
 
@@ -92,13 +96,17 @@ def run(settings: VocSettings) -> list[str]:
     with lock_folder(out):
         remove_leftovers(out)
         source = open_voc(settings.voc, settings.sbd, out / "unpacked")
+        matlab = {i: path for i, path in source.sbd.items() if path.suffix == ".mat"}
+        if settings.cls_png and not matlab:
+            raise UserError("--cls-png needs SBD's .mat files; give the official download with --sbd")
         train, val = source.train_aug, sorted(source.val)
         _place(settings, source, train + val)
         classes = _write_masks(settings, source, train + val)
         if settings.labels == "xml":
             classes = {i: xml_classes(source.annotation(i)) for i in train + val}
         write_label_names(out / "labels.txt", VOC_CLASSES)
-        return [*_write_lists(settings, source, classes), f"{len(train)} training and {len(val)} validation images in {out}"]
+        report = [*_write_lists(settings, source, classes), f"{len(train)} training and {len(val)} validation images in {out}"]
+        return [*report, _write_cls_png(source, matlab, settings.workers)] if settings.cls_png else report
 
 
 def _place(settings: VocSettings, source: VocSource, ids: list[str]) -> None:
@@ -121,6 +129,16 @@ def _write_masks(settings: VocSettings, source: VocSource, ids: list[str]) -> di
     jobs = [(source.masks[i], source.image(i), folder / f"{i}.png") for i in ids]
     found = map_progress(convert_mask, jobs, workers=settings.workers, what="label maps")
     return dict(zip(ids, found, strict=True))
+
+
+def _write_cls_png(source: VocSource, matlab: dict[str, Path], workers: int) -> str:
+    """Write SBD's own masks, also where VOC has finer ones; returns a line for the report."""
+    folder = own_folder(next(iter(matlab.values())).parents[1] / "cls_png")
+    with lock_folder(folder):
+        remove_leftovers(folder)
+        jobs = [(path, source.image(i), folder / f"{i}.png") for i, path in matlab.items()]
+        written = len(list(map_progress(convert_mask, jobs, workers=workers, what="cls_png")))
+    return f"{written} of SBD's masks in {folder}"
 
 
 def convert_mask(job: tuple[Path, Path, Path]) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def run(cfg: Config) -> int:
             claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
         there = set() if refine.overwrite else file_names(out_dir)
         todo = [task for task in tasks if not _finished(task, there)]
-        work = RefineWork(DataFolder.of(cfg.data), cam_dir, out_dir, refiner, refine.background)
+        work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refiner, refine.background)
         done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
     print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
     if done:

@@ -46,7 +46,7 @@ def run(cfg: Config) -> list[str]:
     _check(cfg)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     tasks = _tasks(cfg)
-    DataFolder.of(cfg.data).check_images(image_id for image_id, _ in tasks)
+    _data(cfg).check_images(image_id for image_id, _ in tasks)
     written = sum(map_progress(partial(_draw, cfg, names), tasks, workers=view.workers, what="pictures"))
     if view.style == "overlay" and view.overview:
         write_png(out / OVERVIEW, _overview(cfg, names, _spread(tasks, view.overview)))
@@ -77,6 +77,10 @@ def _tasks(cfg: Config) -> list[LabelledId]:
             "this list or shorten it"
         )
     return _spread([(image_id, found[image_id]) for image_id in ids], cfg.view.limit)
+
+
+def _data(cfg: Config) -> DataFolder:
+    return DataFolder.of(cfg.data, cfg.view.ids or cfg.data.infer_list)
 
 
 def _spread(tasks: list[LabelledId], most: int) -> list[LabelledId]:
@@ -116,7 +120,7 @@ def _overview(cfg: Config, names: list[str], tasks: list[LabelledId]) -> Picture
 
 def _read(cfg: Config, task: LabelledId) -> tuple[Picture, dict[int, NDArray[np.uint8]]]:
     image_id, classes = task
-    image = read_image(DataFolder.of(cfg.data).image(image_id))
+    image = read_image(_data(cfg).image(image_id))
     folder = Path(cfg.view.cam_dir)
     return np.array(image), dict(zip(classes, read_cams(folder, image_id, classes, image.size), strict=True))
 

@@ -239,3 +239,32 @@ def test_real_pictures_pass(tmp_path: Path) -> None:
     assert result["images"] == 24
     assert np.isfinite(result["disk_bytes_needed"]["CAMs"])
     assert Path(cfg.check.cache).exists()
+
+
+def test_labels_from_masks_need_the_masks(cfg: Config) -> None:
+    cfg.data.labels_from, cfg.data.label_list = "masks", "none.txt"
+    clean = run(cfg)
+    assert clean["training_can_start"] and "no labels to train with" not in _kinds(clean)
+    masks = sorted((_root(cfg) / "SegmentationClassAug").iterdir())
+    masks[0].unlink()
+    _png(masks[1], 255)
+    kinds = _kinds(run(cfg))
+    assert kinds["ground truth missing"] == (1, 1) and kinds["no labels to train with"] == (1, 1)
+
+
+def test_lists_of_paths_are_followed(cfg: Config) -> None:
+    root = _root(cfg)
+    (root / "SegmentationClassAug").rename(root / "cls_png")
+    lines = (root / "train_aug.txt").read_text().replace("SegmentationClassAug", "cls_png").splitlines()
+    path = root / "train_augvoc.txt"
+    path.write_text("\n".join(lines[1:]) + "\n")
+    cfg.data.train_list = cfg.data.infer_list = cfg.data.eval_list = str(path)
+    cfg.data.paths = "lists"
+    result = run(cfg)
+    assert result["training_can_start"] and result["images"] == len(lines) - 1
+    assert _kinds(result) == {"list of another length": (2, 0)}
+    (warning,) = check_cheaply(cfg)
+    assert warning.endswith(f"train_augvoc.txt holds {len(lines) - 1} images, the published list of this name 10582")
+    (root / "train_cls.txt").write_text("img_000 0\n")
+    result = run(cfg)
+    assert not result["training_can_start"] and _kinds(result)["no labels to train with"] == (5, 5)

@@ -1,5 +1,6 @@
 """From miniature official downloads to the data folder: lists, masks, links and copies, continuation, bad input."""
 
+import dataclasses
 import os
 import sys
 import tarfile
@@ -16,8 +17,10 @@ from scripts import prepare_voc
 from scripts.prepare_voc import VocSettings, main, run
 from tests.official_voc import MASK_CLASSES, SBD_ONLY, TRAIN, VAL, mask_of, write_sbd, write_sbd_mask, write_voc
 from utils.data.classes import palette
+from utils.data.images import read_label_map
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
+from utils.prepare.voc import read_sbd_mask
 
 AUG = sorted([*TRAIN, *SBD_ONLY])
 MINI = Path(__file__).parents[2] / ".." / "shared" / "data" / "voc_mini"
@@ -66,6 +69,24 @@ def test_masks_of_voc_take_precedence_and_sbd_becomes_palette_png(settings: VocS
             assert bytes(mask.getpalette() or [])[:63] == palette()[:63]
             expected = mask_of(image_id, border=image_id not in SBD_ONLY)
             np.testing.assert_array_equal(np.asarray(mask), expected)
+
+
+def test_cls_png_holds_the_masks_of_sbd_alone(settings: VocSettings) -> None:
+    assert settings.sbd is not None
+    report = run(dataclasses.replace(settings, cls_png=True))
+    folder = settings.sbd / "dataset" / "cls_png"
+    written = sorted(folder.glob("*.png"))
+    assert [path.stem for path in written] == sorted(path.stem for path in (settings.sbd / "dataset" / "cls").glob("*.mat"))
+    assert {*TRAIN, *VAL} & {path.stem for path in written}
+    for path in written:
+        np.testing.assert_array_equal(read_label_map(path, 20), read_sbd_mask(folder.parent / "cls" / f"{path.stem}.mat"))
+    assert report[-1] == f"{len(written)} of SBD's masks in {folder}"
+
+
+def test_cls_png_needs_the_matlab_files(settings: VocSettings) -> None:
+    with pytest.raises(UserError, match="--cls-png needs SBD's .mat files"):
+        run(dataclasses.replace(settings, sbd=None, cls_png=True))
+    assert not (settings.out / "train_aug.txt").exists()
 
 
 def test_labels_from_xml_hold_what_the_masks_miss(settings: VocSettings, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from utils.data.folder import DataFolder, labels_of
 from utils.data.images import MAX_GREY, read_cam
-from utils.data.lists import read_id_list, read_label_list
+from utils.data.lists import read_id_list
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
@@ -93,23 +94,15 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
     """Return the ids of `data.eval_list` with their classes, joined by id; checks that every CAM file is there.
 
     (The published programs joined by line number with a fixed list, which paired images with other images' labels.)
-    Classes come from `data.label_list`, or with `cam.labels=predict` from the CAM files themselves.
+    Classes are those of `utils.data.folder.labels_of`, or with `cam.labels=predict` come from the CAM files themselves.
 
     Raises:
         UserError: for a list that cannot be used, an id without a line in the label list, or missing CAM files.
     """
-    ids = read_id_list(Path(cfg.data.eval_list))
     if cfg.cam.labels == "predict":
         found = classes_on_disk(cam_dir, cfg.data.num_classes)
-        return [(image_id, found.get(image_id, ())) for image_id in ids]
-    labels = read_label_list(Path(cfg.data.label_list), cfg.data.num_classes, labels_required=False)
-    unknown = [image_id for image_id in ids if image_id not in labels]
-    if unknown:
-        raise UserError(
-            f"{cfg.data.label_list} has no line for '{unknown[0]}' of {cfg.data.eval_list} ({len(unknown)} such ids); "
-            "set data.label_list to a list that covers data.eval_list"
-        )
-    tasks = [(image_id, labels[image_id]) for image_id in ids]
+        return [(image_id, found.get(image_id, ())) for image_id in read_id_list(cfg.data.eval_list)]
+    tasks = list(labels_of(cfg.data, cfg.data.eval_list).items())
     _check_cams(cam_dir, tasks, file_names(cam_dir))
     return tasks
 
@@ -180,7 +173,7 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "labels": cam.labels,
         "score_threshold": [cam.score_threshold, cam.score_views] if cam.labels == "predict" else None,
         "label_threshold": (cam.label_power or cam.label_threshold) if cam.label_dir else None,
-        "image_dir": str(Path(cfg.data.root) / cfg.data.image_dir),
+        "image_dir": ", ".join(map(str, DataFolder.of(cfg.data).image_dirs)),
         "mean": list(cfg.data.mean),
         "std": list(cfg.data.std),
     }

@@ -1,4 +1,7 @@
-"""Image lists: '<id> <class> <class> ...' lines with 0-based classes, and the segmentation sets' pairs of paths."""
+"""Image lists: '<id> <class> <class> ...' lines with 0-based classes, and the segmentation sets' pairs of paths.
+
+Of a path only the suffix is taken off to get its id. (A published loader stripped the characters of ".jpg" from both ends.)
+"""
 
 import pickle
 from collections.abc import Iterator
@@ -14,6 +17,10 @@ from utils.errors import UserError
 # Integer ids of VOC: 2007000032 is 2007_000032.
 _VOC_DIGITS, _YEAR_DIGITS = 10, 4
 _BYTE_ORDER_MARK = "\ufeff"
+# Stands for the id in the name of an image's file.
+_ID = "{id}"
+# Files of an image and of its label map (None: the line gives none), with {id} in their names.
+Paths = tuple[Path, Path | None]
 
 
 def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool = True) -> dict[str, tuple[int, ...]]:
@@ -57,25 +64,66 @@ def read_id_list(path: str | Path) -> list[str]:
     """Read the ids of a list, in its order.
 
     Args:
-        path: text file of '<id>', '<id> <class> ...' or '/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png' lines.
+        path: as for `read_paths`.
 
     Raises:
         UserError: naming file and line, for a missing or empty file, a line of another form, an id given twice, or one
             that leaves the data folder.
     """
-    path = Path(path)
-    ids: dict[str, None] = {}
-    for where, fields in list_lines(path):
-        image_id = parse_id_line(fields, where)
-        if image_id in ids:
+    return list(read_paths(path))
+
+
+def read_paths(path: str | Path, root: Path = Path()) -> dict[str, Paths | None]:
+    """Read where a list says that its images are, by id, in its order; None where a line gives an id without paths.
+
+    Args:
+        path: text file of '<id>', '<id> <class> ...', '<folder>/<id>.jpg' or '<folder>/<id>.jpg <folder>/<id>.png' lines;
+            its paths may start with '/'.
+        root: folder its paths are relative to, the data folder.
+
+    Raises:
+        UserError: as `read_id_list`.
+    """
+    found: dict[str, Paths | None] = {}
+    # Equal ones are one object: 10 000 lines then cost little to send to a worker process.
+    shared: dict[Paths, Paths] = {}
+    for where, fields in list_lines(Path(path)):
+        image_id, paths = _id_and_paths(fields, where)
+        if image_id in found:
             raise UserError(f"{where}: id '{image_id}' is there twice; remove one of its lines")
-        ids[image_id] = None
-    return list(ids)
+        if paths and paths not in shared:
+            shared[paths] = (root / paths[0], root / paths[1] if paths[1] else None)
+        found[image_id] = shared[paths] if paths else None
+    return found
 
 
 def parse_id_line(fields: list[str], where: str) -> str:
     """Return the id of one line of `read_id_list`, split at white space; raises as that does."""
-    return _paths(fields, where)[0] if "/" in fields[0] else _id_of_labels(fields, where)
+    return _id_and_paths(fields, where)[0]
+
+
+def holds_paths(path: str | Path) -> bool:
+    """Return whether a list's lines are paths rather than ids; raises as `read_id_list` for one that cannot be read."""
+    return any("/" in fields[0] for _, fields in list_lines(Path(path)))
+
+
+def file_of(where: Path, image_id: str, suffix: str) -> Path:
+    """Return an image's file.
+
+    Args:
+        where: its folder, for `<where>/<id><suffix>`; or a file whose name has {id} in it, e.g. val2014/COCO_val2014_{id}.jpg.
+        image_id: fills in {id}.
+        suffix: of files in a folder, with the dot.
+    """
+    return where.with_name(where.name.replace(_ID, image_id)) if _ID in where.name else where / f"{image_id}{suffix}"
+
+
+def ids_of(where: Path, suffix: str) -> list[str]:
+    """Return the ids that have a file (see `file_of`), sorted; none where the folder is not there."""
+    pattern = file_of(where, _ID, suffix)
+    before, _, after = pattern.name.partition(_ID)
+    names = [path.name for path in pattern.parent.iterdir()] if pattern.parent.is_dir() else []
+    return sorted(n[len(before) : len(n) - len(after)] for n in names if n.startswith(before) and n.endswith(after))
 
 
 def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -167,6 +215,10 @@ def _check_id(image_id: str, where: str, form: str) -> str:
     return image_id
 
 
+def _id_and_paths(fields: list[str], where: str) -> tuple[str, Paths | None]:
+    return _paths(fields, where) if "/" in fields[0] else (_id_of_labels(fields, where), None)
+
+
 def _id_of_labels(fields: list[str], where: str) -> str:
     image_id = _check_id(fields[0], where, "'<id>' or '<id> <class> ...'")
     if not all(text.isascii() and text.isdigit() for text in fields[1:]):
@@ -174,9 +226,9 @@ def _id_of_labels(fields: list[str], where: str) -> str:
     return image_id
 
 
-def _paths(fields: list[str], where: str) -> tuple[str, list[PurePosixPath]]:
+def _paths(fields: list[str], where: str) -> tuple[str, Paths]:
     """Return the id and the paths of a line '<image> [<label map>]', relative to the data folder; it may start with '/'."""
-    form = "'/<folder>/<id>.jpg /<folder>/<id>.png' with one id"
+    form = "'<folder>/<id>.jpg <folder>/<id>.png' with one id"
     paths = [PurePosixPath(field.removeprefix("/")) for field in fields]
     if len(fields) > 2:
         raise UserError(f"{where}: {len(fields)} entries, expected {form}")
@@ -187,7 +239,8 @@ def _paths(fields: list[str], where: str) -> tuple[str, list[PurePosixPath]]:
             raise UserError(f"{where}: '{path}' is not the path of a file in the data folder; expected {form}")
     if len({path.stem for path in paths}) != 1:
         raise UserError(f"{where}: paths of different images, '{' '.join(fields)}'; expected {form}")
-    return _check_id(paths[0].stem, where, form), paths
+    image, *labels = (Path(path.with_name(f"{_ID}{path.suffix}")) for path in paths)
+    return _check_id(paths[0].stem, where, form), (image, labels[0] if labels else None)
 
 
 # Places lists are looked for, below dataset.root; the first three are published ones.
@@ -255,19 +308,11 @@ def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
 
 def _read(dataset: DatasetConfig, path: Path) -> list[Item]:
     root = Path(dataset.root)
-    items: dict[str, Item] = {}
-    for where, fields in list_lines(path):
-        if "/" in fields[0]:
-            image_id, paths = _paths(fields, where)
-            item = Item(image_id, root / paths[0], root / paths[1] if len(paths) == 2 else None)
-        else:
-            image_id = fields[0]
-            labels = root / dataset.truth_dir / f"{image_id}.png"
-            item = Item(image_id, root / dataset.image_dir / f"{image_id}.jpg", labels)
-        if item.image_id in items:
-            raise UserError(f"{where}: id '{item.image_id}' is there twice; remove one of its lines")
-        items[item.image_id] = item
-    return list(items.values())
+    items = []
+    for image_id, paths in read_paths(path, root).items():
+        image, labels = paths or (root / dataset.image_dir, root / dataset.truth_dir)
+        items.append(Item(image_id, file_of(image, image_id, ".jpg"), file_of(labels, image_id, ".png") if labels else None))
+    return items
 
 
 def _label_folder(dataset: DatasetConfig) -> Path:

@@ -36,7 +36,7 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
     def __init__(self, data: DataConfig, scales: Sequence[float], labels: Mapping[str, tuple[int, ...]]) -> None:
         self.data, self.scales, self.labels = data, tuple(scales), labels
         self.ids = list(labels)
-        self.folder = DataFolder.of(data)
+        self.folder = DataFolder.of(data, data.infer_list)
         self.folder.check_images(self.ids)
 
     def __len__(self) -> int:
@@ -116,7 +116,8 @@ def build_loader(
     Raises:
         UserError: when an image is missing, or unreadable where sizes are needed to form batches; others when they are read.
     """
-    batches = image_batches([DataFolder.of(data).image(image_id) for image_id in classes], cam.batch_size)
+    folder = DataFolder.of(data, data.infer_list)
+    batches = image_batches([folder.image(image_id) for image_id in classes], cam.batch_size)
     return DataLoader(
         MultiScaleDataset(data, cam.scales, classes),  # type: ignore[arg-type]
         batch_sampler=batches,

@@ -4,7 +4,6 @@ With `paste` an item also has, or is, the same image with an object of another c
 """
 
 import random
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from configs.schema import DataConfig, SampleConfig
-from utils.data.folder import DataFolder
+from utils.data.folder import DataFolder, read_labels
 from utils.data.images import read_image, read_saliency
-from utils.data.lists import read_label_list
 from utils.data.paste import ORIGINAL, PASTED, PasteTransform
 from utils.data.samplers import Key, SampleRng, sample_rng
 from utils.data.transforms import (
@@ -57,11 +55,11 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, data: DataConfig, sample: SampleConfig, seed: int) -> None:
         self.data, self.sample, self.seed = data, sample, seed
-        self.labels = read_label_list(Path(data.train_list), data.num_classes)
+        self.labels = read_labels(data, data.train_list)
         self.ids = list(self.labels)
         self.jitter = ColorJitter(*sample.color_jitter)
         self.paste = PasteTransform(sample.paste, data.num_classes) if sample.paste.mode != "none" else None
-        self.folder = DataFolder.of(data)
+        self.folder = DataFolder.of(data, data.train_list)
         self.folder.check_images(self.ids)
         if sample.saliency == "map":
             self.folder.check_saliency(self.ids)

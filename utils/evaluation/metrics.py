@@ -50,6 +50,11 @@ def score(confusion: NDArray[np.int64]) -> Scores:
     return Scores(_ratio(hits, truth + predicted - hits), _ratio(hits, predicted), _ratio(hits, truth))
 
 
+def absent_as_zero(scores: Scores) -> Scores:
+    """Return the scores with 0 where they are undefined, so that their means are over all classes (published WS-FCN)."""
+    return Scores(*(np.nan_to_num(values, nan=0.0) for values in (scores.iou, scores.precision, scores.recall)))
+
+
 def activation_errors(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return per label what is wrongly given to it and what it misses, both as shares of the union (1 - IoU is their sum).
 

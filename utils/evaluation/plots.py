@@ -118,20 +118,21 @@ def plot_threshold_curve(path: Path, mean_iou: NDArray[np.float64], listed: Sequ
     _save(figure, path)
 
 
-def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], threshold: float) -> None:
+def plot_class_iou(path: Path, names: Sequence[str], iou: NDArray[np.float64], threshold: float | None = None) -> None:
     """Write a picture with a bar per label, its IoU, and a line at their mean.
 
     Args:
         path: PNG to write.
         names: C + 1 label names, background first.
         iou: (C + 1,) in [0, 1], NaN for absent labels.
-        threshold: background threshold of these values, for the title.
+        threshold: background threshold of these values, for the title; None: there is none.
     """
     figure, axes = _figure(max(7.5, 1.4 + BARS_WIDTH * len(names)), 4.2)
     mean = 100 * float(np.nanmean(iou))
     draw_class_iou(axes, names, {"IoU": iou.tolist()})
     axes.axhline(mean, color=ACCENT, linewidth=1.2, linestyle="--", zorder=0)
-    axes.set(ylim=(0, 112), title=f"IoU per class at background threshold {threshold:.3f} (dashed: mean {mean:.2f})")
+    where = "" if threshold is None else f" at background threshold {threshold:.3f}"
+    axes.set(ylim=(0, 112), title=f"IoU per class{where} (dashed: mean {mean:.2f})")
     _save(figure, path)
 
 

@@ -29,6 +29,17 @@ def scores_to_dict(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def all_means(scores: Scores) -> dict[str, float | None]:
+    """Return {"mean_iou", "mean_precision", "mean_recall"}, and as "..._foreground" those without background."""
+    columns = {"iou": scores.iou, "precision": scores.precision, "recall": scores.recall}
+    parts = {"": BACKGROUND, "_foreground": BACKGROUND + 1}
+    return {
+        f"mean_{name}{part}": number_or_none(float(nan_mean(values[first:])))
+        for part, first in parts.items()
+        for name, values in columns.items()
+    }
+
+
 def counts_path(report: Path) -> Path:
     """Return the file of pixel counts beside a JSON report: result.json -> result_counts.json."""
     return report.with_name(f"{report.stem}_counts.json")
@@ -51,15 +62,25 @@ def mean_errors(confusions: NDArray[np.int64]) -> dict[str, list[float | None]]:
     return {name: [number_or_none(float(v)) for v in values] for name, values in zip(names, means, strict=True)}
 
 
-def score_table(scores: Scores, names: Sequence[str]) -> str:
-    """Return a table, one line a label: IoU, precision and recall in percent ('-' where undefined), then their means."""
+def score_table(scores: Scores, names: Sequence[str], pixels: Sequence[int] = ()) -> str:
+    """Return a table, one line a label: IoU, precision and recall in percent ('-' where undefined), then their means.
+
+    Args:
+        scores: of C + 1 labels.
+        names: of the labels.
+        pixels: of each label in the ground truth; with them there is a column of these, and the means without background.
+    """
     columns = (scores.iou, scores.precision, scores.recall)
-    width = max(len(name) for name in (*names, "mean"))
-    lines = [f"{'class':<{width}}    IoU  precision  recall"]
     rows = [(name, [float(column[i]) for column in columns]) for i, name in enumerate(names)]
     rows.append(("mean", [float(nan_mean(column)) for column in columns]))
-    for name, (iou, precision, recall) in rows:
-        lines.append(f"{name:<{width}} {_percent(iou):>6} {_percent(precision):>10} {_percent(recall):>7}")
+    if pixels:
+        rows.append(("without background", [float(nan_mean(column[BACKGROUND + 1 :])) for column in columns]))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'class':<{width}}    IoU  precision  recall" + (f"{'pixels':>12}" if pixels else "")]
+    counts = [f"{count:>12}" for count in pixels]
+    for index, (name, (iou, precision, recall)) in enumerate(rows):
+        line = f"{name:<{width}} {_percent(iou):>6} {_percent(precision):>10} {_percent(recall):>7}"
+        lines.append(line + (counts[index] if index < len(counts) else ""))
     return "\n".join(lines)
 
 

@@ -12,10 +12,11 @@ from configs.schema import Config
 from utils.data.classes import mask_classes
 from utils.data.folder import DataFolder
 from utils.data.images import Size, read_image, read_label_map, read_saliency
-from utils.data.lists import list_lines, parse_id_line, parse_label_line
+from utils.data.lists import file_of, list_lines, parse_id_line, parse_label_line
 from utils.errors import UserError
 from utils.files import write_text_atomic
 from utils.prepare.check_report import Finding, Findings
+from utils.prepare.layout import other_length
 
 Line = TypeVar("Line")
 
@@ -26,7 +27,7 @@ class Entry:
 
     Attributes:
         id: of the image.
-        classes: 0-based image labels; None where no list has them.
+        classes: 0-based image labels; None where no list has them (those of a training image then come from its mask).
         train: it is in data.train_list.
         val: it is in a validation list.
         saliency: its saliency map is read.
@@ -48,28 +49,37 @@ def read_entries(cfg: Config, findings: Findings) -> dict[str, Entry]:
     def entry(image_id: str) -> Entry:
         return entries.setdefault(image_id, Entry(image_id))
 
-    data, has_truth = cfg.data, Path(cfg.data.root, cfg.data.label_dir).is_dir()
+    data, masks = cfg.data, cfg.data.labels_from == "masks"
+    has_truth = data.paths == "lists" or file_of(Path(data.root, data.label_dir), "id", ".png").parent.is_dir()
     train = _labels(Path(data.train_list), cfg, findings, stops=True, labels_required=True)
     for image_id, classes in train.items():
         found = entry(image_id)
-        found.train, found.classes, found.saliency = True, classes, cfg.settings.saliency == "map"
+        found.train, found.classes, found.saliency = True, classes or None, cfg.settings.saliency == "map"
+        found.label = masks
     listed = cfg.cam.labels == "list"
     for image_id, classes in _other(cfg, "infer_list", findings, train, labels_required=listed).items():
         entry(image_id).classes = classes or entry(image_id).classes
-    labels = _other(cfg, "label_list", findings, train, labels_required=False)
+    labels = {} if masks else _other(cfg, "label_list", findings, train, labels_required=False)
+    for image_id in [i for i, classes in train.items() if not classes and not masks]:
+        entries[image_id].classes = labels.get(image_id)
+        if not labels.get(image_id):
+            findings.add(Finding("no labels to train with", f"{image_id} has none in data.label_list", True))
     evaluated = _ids(Path(data.eval_list), findings)
+    for name, images in ((data.train_list, train), (data.eval_list, evaluated)):
+        if message := other_length(name, len(images)):
+            findings.add(Finding("list of another length", message, False))
     for image_id in evaluated:
         found = entry(image_id)
-        found.label, found.classes = has_truth, labels.get(image_id) or found.classes
+        found.label, found.classes = found.label or has_truth, labels.get(image_id) or found.classes
         found.saliency |= cfg.pseudo.fusion == "saliency"
-        if listed and image_id not in labels:
+        if listed and not masks and image_id not in labels:
             findings.add(
                 Finding("no labels to evaluate with", f"{image_id} of data.eval_list is not in data.label_list", False)
             )
     for path in val_lists(cfg):
         for image_id, classes in _any_list(path, cfg, findings).items():
             found = entry(image_id)
-            found.val, found.label, found.classes = True, has_truth, classes or found.classes
+            found.val, found.label, found.classes = True, found.label or has_truth, classes or found.classes
     _overlap(entries, findings)
     return entries
 
@@ -104,7 +114,11 @@ def _any_list(path: Path, cfg: Config, findings: Findings) -> dict[str, tuple[in
 
 
 def _labels(path: Path, cfg: Config, findings: Findings, *, stops: bool, labels_required: bool) -> dict[str, tuple[int, ...]]:
+    """Return the labels of a list's lines; `()` for all of them where they come from elsewhere (`folder.read_labels`)."""
+
     def parse(fields: list[str], where: str) -> tuple[str, tuple[int, ...]]:
+        if cfg.data.labels_from == "masks" or "/" in fields[0]:
+            return parse_id_line(fields, where), ()
         return parse_label_line(fields, where, cfg.data.num_classes, labels_required=labels_required)
 
     return dict(_lines(path, parse, lambda pair: pair[0], findings, stops))
@@ -219,15 +233,17 @@ def _check_saliency(source: DataFolder, entry: Entry, size: Size | None, finding
 
 
 def _check_label(source: DataFolder, entry: Entry, size: Size | None, findings: list[Finding]) -> None:
-    path = source.truth(entry.id)
+    path, needed = source.truth(entry.id), entry.train and entry.classes is None
     if not path.exists():
-        findings.append(Finding("ground truth missing", str(path), False))
+        findings.append(Finding("ground truth missing", str(path), needed))
         return
     try:
         label = read_label_map(path, source.num_classes)
     except UserError as error:
-        findings.append(Finding("ground truth damaged or out of range", str(error), False))
+        findings.append(Finding("ground truth damaged or out of range", str(error), needed))
         return
+    if needed and not mask_classes(label):
+        findings.append(Finding("no labels to train with", f"{path} shows no class", True))
     if size is not None and label.shape != size[::-1]:
         detail = f"{path} is {_by((label.shape[1], label.shape[0]))}, the image {_by(size)}"
         findings.append(Finding("ground truth of another size", detail, False))

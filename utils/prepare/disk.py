@@ -12,6 +12,7 @@ from utils.data.lists import read_id_list
 from utils.errors import UserError
 from utils.prepare.check import Entry, val_lists
 from utils.prepare.check_report import Finding
+from utils.prepare.layout import other_length
 
 _FLOAT = 4  # bytes
 # Bytes of a PNG a pixel of the image, as measured on real pictures (upper ends): CAMs, label maps.
@@ -57,7 +58,7 @@ def check_cheaply(cfg: Config, labels: Mapping[str, tuple[int, ...]], parameters
     Raises:
         UserError: when training would fail.
     """
-    warnings = []
+    warnings = [message] if (message := other_length(cfg.data.train_list, len(labels))) else []
     for path in val_lists(cfg):
         try:
             both = [image_id for image_id in read_id_list(path) if image_id in labels]
@@ -84,9 +85,10 @@ def run_needs(cfg: Config, entries: Mapping[str, Entry], parameters: int) -> dic
 def _mean_pixels(cfg: Config, entries: list[Entry]) -> float:
     step = max(1, len(entries) // SIZE_SAMPLE)
     pixels = []
+    folder = DataFolder.of(cfg.data, cfg.data.train_list)
     for entry in entries[::step]:
         try:
-            width, height = image_size(DataFolder.of(cfg.data).image(entry.id))
+            width, height = image_size(folder.image(entry.id))
         except UserError:
             continue  # reported elsewhere
         pixels.append(width * height)

@@ -132,7 +132,20 @@ PUBLISHED_SHA1 = {
 PUBLISHED_LINES = {
     "voc12": {"train_cls.txt": 10582, "val_cls.txt": 1449, "train_aug.txt": 10582, "train.txt": 1464, "val_aug.txt": 1449},
     "coco14": {"train_cls.txt": 82081, "val_cls.txt": 40137, "val.txt": 40137},
-}
+    "wsfcn": {
+        "train_augvoc.txt": 10582, "train_voc.txt": 1464, "val_voc.txt": 1449, "train14_new.txt": 82081, "val14_new.txt": 40137,
+    },
+}  # fmt: skip
+
+
+def other_length(list_file: str | Path, images: int) -> str:
+    """Return what to tell about a list named as one WS-FCN published but of another length; "" where there is nothing.
+
+    (The published loaders refused any other length, so that a part of a set could not be used.)
+    """
+    known = PUBLISHED_LINES["wsfcn"].get(Path(list_file).name, images)
+    return "" if images == known else f"{list_file} holds {images} images, the published list of this name {known}"
+
 
 # Images per class, in the order of the class indices.
 PUBLISHED_COUNTS: dict[str, dict[str, tuple[int, ...]]] = {

@@ -95,12 +95,14 @@ class VocSource:
         train: ids of the segmentation train list (1464 of them).
         val: ids of the segmentation val list (1449).
         masks: id -> label map: VOC's own PNG where there is one (it is finer and marks borders), else SBD's .mat.
+        sbd: id -> SBD's label map, of all its images.
     """
 
     root: Path
     train: tuple[str, ...]
     val: tuple[str, ...]
     masks: dict[str, Path]
+    sbd: dict[str, Path]
 
     @property
     def train_aug(self) -> list[str]:
@@ -132,11 +134,9 @@ def open_voc(voc: Path, sbd: Path | None, unpack_to: Path) -> VocSource:
     places = (".", "VOC2012", "VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012")
     root = find_folder(start, places, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"), "VOC 2012 folder")
     train, val = (tuple(read_id_list(root / "ImageSets" / "Segmentation" / f"{name}.txt")) for name in ("train", "val"))
-    masks: dict[str, Path] = {}
-    if sbd is not None:
-        masks = _augmented_masks(open_source(sbd, unpack_to / "sbd", _wanted_of_sbd))
-    masks.update({i: root / "SegmentationClass" / f"{i}.png" for i in (*train, *val)})
-    return VocSource(root, train, val, masks)
+    augmented = {} if sbd is None else _augmented_masks(open_source(sbd, unpack_to / "sbd", _wanted_of_sbd))
+    own = {i: root / "SegmentationClass" / f"{i}.png" for i in (*train, *val)}
+    return VocSource(root, train, val, {**augmented, **own}, augmented)
 
 
 def _augmented_masks(start: Path) -> dict[str, Path]:

@@ -114,9 +114,9 @@ def find_images(pictures: Pictures) -> list[ImageTask]:
 
     An image in several splits stands in the first, with the stages of all of them (but the CAMs of one).
     """
-    photos, stages = pictures.data.image_dir, pictures.stages
+    stages = pictures.stages
     on_disk = {key: stage.images(pictures.num_classes) for key, stage in stages.items()}
-    present = {path.stem for path in photos.glob("*.jpg")} if photos.is_dir() else set()
+    present = {*pictures.data.image_ids()}
     tasks: dict[str, ImageTask] = {}
     for split in dict.fromkeys(stage.card.split for stage in stages.values()):
         for image_id in _ids_of([stage for stage in stages.values() if stage.card.split == split], on_disk):

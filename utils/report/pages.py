@@ -215,7 +215,7 @@ def _subtitle(run: Run) -> str:
 def _missing(run: Run) -> str:
     if run.data is None:
         return "No card of the run says where its pictures are; give --config."
-    where = run.data.image_dir
+    where = run.data.image_dirs[0]
     return (
         f"No picture to show: {where} or the folders of CAMs and labels are not there (paths start at the working directory)."
     )

@@ -1,7 +1,7 @@
 """A run as a report sees it: its stage cards, what follows from them, and its training curves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema import DataConfig
 from utils.cams.store import classes_on_disk
 from utils.data.classes import BACKGROUND
 from utils.data.folder import DataFolder
@@ -160,13 +161,13 @@ class Run:
         """Return where the pictures are, from the first stage's settings, else from the segmentation stage's."""
         first, second = (self.settings.get(heading, {}) for heading in (FIRST, DEEPLAB))
         if first:
-            root = Path(first["data.root"])
-            image, saliency, label = (root / first[f"data.{kind}_dir"] for kind in ("image", "saliency", "label"))
-            return DataFolder(image, saliency, label, first["data.num_classes"])
+            known = {entry.name: first[key] for entry in fields(DataConfig) if (key := f"data.{entry.name}") in first}
+            lists = (stage.card.list_file for stage in self.stages)
+            return DataFolder.of(DataConfig(**known), *(path for path in dict.fromkeys(lists) if Path(path).is_file()))
         if second:
             root = Path(second["dataset.root"])
             classes = second.get("dataset.n_classes", 1) - 1
-            return DataFolder(root / second["dataset.image_dir"], None, root / second["dataset.truth_dir"], classes)
+            return DataFolder((root / second["dataset.image_dir"],), None, root / second["dataset.truth_dir"], classes)
         return None
 
     @cached_property

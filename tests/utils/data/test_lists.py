@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.data.lists import read_id_list, read_label_list
+from utils.data.lists import file_of, holds_paths, ids_of, read_id_list, read_label_list, read_paths
 from utils.errors import UserError
 
 
@@ -67,6 +67,39 @@ def test_missing_list(tmp_path: Path, read: object) -> None:
 def test_paths_may_lie_deep(tmp_path: Path) -> None:
     line = "voc/VOCdevkit/VOC2012/JPEGImages/{0}.jpg voc/VOCdevkit/VOC2012/SegmentationClassAug/{0}.png\n"
     assert read_id_list(write(tmp_path, line.format("a") + line.format("b"))) == ["a", "b"]
+
+
+SBD = "sbd/benchmark_RELEASE/dataset/img/{0}.jpg sbd/benchmark_RELEASE/dataset/cls_png/{0}.png\n"
+
+
+def test_a_list_says_where_its_files_are(tmp_path: Path) -> None:
+    path = write(tmp_path, SBD.format("2008_007573") + SBD.format("2008_000002") + "voc_test/JPEGImages/t.jpg\ne\n")
+    found = read_paths(path, Path("/data"))
+    assert list(found) == ["2008_007573", "2008_000002", "t", "e"]
+    image, labels = found["2008_007573"] or (None, None)
+    assert image and labels
+    assert str(file_of(image, "2008_007573", ".jpg")) == "/data/sbd/benchmark_RELEASE/dataset/img/2008_007573.jpg"
+    assert str(file_of(labels, "2008_007573", ".png")) == "/data/sbd/benchmark_RELEASE/dataset/cls_png/2008_007573.png"
+    assert found["2008_000002"] is found["2008_007573"]  # costs nothing more to send to a worker
+    assert found["t"] == (Path("/data/voc_test/JPEGImages/{id}.jpg"), None) and found["e"] is None
+    assert holds_paths(path) and not holds_paths(write(tmp_path, "a 0\n"))
+
+
+@pytest.mark.parametrize("image_id", ["gpj", "jpg", "2008_pjg", "a.jpg"])
+def test_only_the_suffix_is_taken_off(tmp_path: Path, image_id: str) -> None:
+    """A published loader stripped the characters of '.jpg' and found no file for such ids."""
+    path = write(tmp_path, f"img/{image_id}.jpg cls_png/{image_id}.png\n")
+    assert read_id_list(path) == [image_id]
+
+
+def test_names_with_the_id_in_them(tmp_path: Path) -> None:
+    where = tmp_path / "COCO_val2014_{id}.jpg"
+    assert file_of(where, "000000057870", ".jpg") == tmp_path / "COCO_val2014_000000057870.jpg"
+    for name in ("COCO_val2014_2.jpg", "COCO_val2014_1.jpg", "COCO_train2014_3.jpg", "COCO_val2014_4.png"):
+        (tmp_path / name).touch()
+    assert ids_of(where, ".jpg") == ["1", "2"]
+    assert ids_of(tmp_path, ".png") == ["COCO_val2014_4"]
+    assert ids_of(tmp_path / "none", ".jpg") == []
 
 
 def _save(path: Path, labels: object) -> Path:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import DataConfig
-from utils.data.loading import MultiScaleDataset
+from configs.schema import CamConfig, DataConfig
+from utils.data.folder import read_labels
+from utils.data.loading import MultiScaleDataset, build_loader
 from utils.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "msf_cam_merge.npz")
@@ -18,7 +19,7 @@ def data(tmp_path: Path) -> DataConfig:
     (tmp_path / "JPEGImages").mkdir()
     for image_id in LABELS:  # lossless content under the usual name
         Image.fromarray(GOLDEN[f"img_{image_id}"]).save(tmp_path / "JPEGImages" / f"{image_id}.jpg", "PNG")
-    return DataConfig(root=str(tmp_path))
+    return DataConfig(root=str(tmp_path), workers=0)
 
 
 def test_published_inputs(data: DataConfig) -> None:
@@ -45,3 +46,14 @@ def test_items(data: DataConfig) -> None:
 def test_missing_image(data: DataConfig) -> None:
     with pytest.raises(UserError, match=r"1 of 1 image files are missing in .*: none.jpg"):
         MultiScaleDataset(data, SCALES, {"none": ()})
+
+
+def test_images_of_a_list_without_masks(data: DataConfig, tmp_path: Path) -> None:
+    test = tmp_path / "voc_test" / "images"
+    test.mkdir(parents=True)
+    (tmp_path / "JPEGImages" / "2007_000001.jpg").rename(test / "2007_000001.jpg")
+    (tmp_path / "test.txt").write_text("voc_test/images/2007_000001.jpg\n2007_000002\n")
+    data.paths, data.infer_list = "lists", str(tmp_path / "test.txt")
+    labels = read_labels(data, data.infer_list, labels_required=False)
+    loader = build_loader(data, CamConfig(scales=[1.0], batch_size=2), labels, pin_memory=False)
+    assert sorted(image_id for batch in loader for image_id in batch.ids) == list(LABELS)
