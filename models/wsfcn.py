@@ -256,7 +256,7 @@ class SelfSupervision(nn.Module):
 
     def _refined(self, images: Tensor, masks: Tensor) -> Tensor:
         std, mean = (images.new_tensor(values)[:, None, None] for values in (self.std, self.mean))
-        pictures = (images.float() * std + mean).clamp_(0, 1)
+        pictures = resize((images.float() * std + mean).clamp_(0, 1), size_of(masks))
         return resize(self.network.get_submodule("_aff")(pictures, masks.detach().float()), size_of(images))
 
 
