@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, interpolate
 
 from configs.fields import Checked, key
-from models.refiners import PUBLISHED_MEAN
 from models.refiners.mean_field import check_arrays
 
 # Neighbours at distance 1, row by row; the published order.
 RING = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 # Colour differences are divided by this share of the standard deviation around a pixel, which may be 0.
 SHARPNESS, TINY = 0.1, 1e-8
+MAX_GREY = 255
 # Pixels worked on at a time: what they need stays in the cache of a CPU core; on a GPU about 100 MB.
 _CPU_BLOCK, _GPU_BLOCK = 2**13, 2**17
 
@@ -47,43 +47,27 @@ class PamrConfig(Checked):
 
 
 class PAMR(nn.Module):
-    """The refinement as a module and as one of the project's refiners (see `models.refiners`).
+    """The refinement of a batch; `PamrRefiner` is the form for one picture.
 
     Args:
-        dilations: distances of the neighbours in pixels, >= 1; eight neighbours each. What lies outside the picture repeats its
-            edge, so they may exceed the picture.
-        iterations: >= 1.
+        config: its dilations may exceed the pictures: what lies outside repeats their edge.
 
     Raises:
         ValueError: for values out of range.
     """
 
-    section: ClassVar[str] = "pamr"
-    Settings: ClassVar[type] = PamrConfig
-
-    def __init__(self, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), iterations: int = 10) -> None:
+    def __init__(self, config: PamrConfig) -> None:
         super().__init__()
-        for holds, message in PamrConfig(list(dilations), iterations).rules("pamr."):
+        for holds, message in config.rules("pamr."):
             if not holds:
                 raise ValueError(message)
-        self.dilations, self.iterations = tuple(dilations), iterations
+        self.dilations, self.iterations = tuple(config.dilations), config.iterations
         # The published program computes with these constants and has them in its snapshots; here they only let those load.
         one_hot = torch.eye(9).view(9, 1, 3, 3)
         around = torch.cat([one_hot[:4], one_hot[5:]])
         for name, kernel in (("aff_x", one_hot[4:5] - around), ("aff_m", around), ("aff_std", one_hot)):
             self.add_module(name, nn.Module())
             self.get_submodule(name).register_buffer("kernel", kernel)
-
-    @classmethod
-    def from_settings(
-        cls, settings: PamrConfig, *, mean: Sequence[float] = PUBLISHED_MEAN, device: str | None = None
-    ) -> "PAMR":
-        """Return what section `pamr` describes, on `device` (None: the CPU); it sees the true picture, whatever the mean.
-
-        Raises:
-            ValueError: for a value out of range.
-        """
-        return cls(settings.dilations, settings.iterations).to(device)
 
     @torch.no_grad()
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -156,6 +140,32 @@ class PAMR(nn.Module):
             neighbours = (starts[row : row + count, None] + x).flatten(0, 1)
             yield slice(row * width, row * width + len(neighbours)), neighbours
 
+
+@dataclass(frozen=True)
+class PamrRefiner:
+    """PAMR as a refiner (see `models.refiners`); it holds no tensors, so it travels between processes.
+
+    Attributes:
+        config: as for `PAMR`.
+        device: where it works; None: the CPU.
+    """
+
+    config: PamrConfig
+    device: str | None
+
+    section: ClassVar[str] = "pamr"
+    Settings: ClassVar[type] = PamrConfig
+
+    @classmethod
+    def from_settings(cls, settings: PamrConfig, *, mean: Sequence[float], device: str | None) -> "PamrRefiner":
+        """Return what section `pamr` describes; it sees the true picture, whatever the mean.
+
+        Raises:
+            ValueError: for a value out of range.
+        """
+        PAMR(settings)
+        return cls(settings, device)
+
     def refine(self, scores: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return refined probabilities (K, H, W) float32 of `scores` (K, H, W), `image` (H, W, 3) uint8 RGB of the same size.
 
@@ -163,11 +173,11 @@ class PAMR(nn.Module):
             ValueError: for wrong shapes or types.
         """
         check_arrays(scores, image)
-        device = self.get_buffer("aff_x.kernel").device
-        picture = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(device).permute(2, 0, 1)
-        masks = torch.from_numpy(np.require(scores, requirements=["C", "W"])).to(device)
-        return self(picture[None].float() / 255, masks[None])[0].cpu().numpy()
+        # Torch takes no arrays that run backwards, and warns of those that may not be written to (pictures PIL has read).
+        picture, masks = (torch.from_numpy(np.require(one, requirements=["C", "W"])).to(self.device) for one in (image, scores))
+        refined: Tensor = PAMR(self.config)(picture.permute(2, 0, 1)[None] / MAX_GREY, masks[None])
+        return refined[0].cpu().numpy()
 
     def settings(self) -> dict[str, Any]:
         """Return what a score file should state of it."""
-        return {"dilations": list(self.dilations), "iterations": self.iterations}
+        return {"dilations": list(self.config.dilations), "iterations": self.config.iterations}

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.refiners import Chain, build_refiner
 from models.refiners import pamr as pamr_module
-from models.refiners.pamr import PAMR, PamrConfig
+from models.refiners.pamr import PAMR, PamrConfig, PamrRefiner
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "wsfcn" / "pamr.npz"
 
@@ -47,10 +47,12 @@ def straight(images: Tensor, masks: Tensor, dilations: tuple[int, ...], iteratio
 
 
 @pytest.mark.parametrize(
-    ("name", "refiner"), [("out_10", PAMR()), ("out_1", PAMR(iterations=1)), ("out_5_d124", PAMR([1, 2, 4], 5))]
+    ("name", "config"),
+    [("out_10", PamrConfig()), ("out_1", PamrConfig(iterations=1)), ("out_5_d124", PamrConfig([1, 2, 4], 5))],
 )
-def test_golden(golden: dict[str, Tensor], name: str, refiner: PAMR) -> None:
+def test_golden(golden: dict[str, Tensor], name: str, config: PamrConfig) -> None:
     """Masks come at half the size of the pictures."""
+    refiner = PAMR(config)
     refined = refiner(golden["image"], golden["mask"])
     torch.testing.assert_close(refined, golden[name], rtol=1e-5, atol=1e-6)
     again = refiner(golden["image"][1:], golden["mask"][1:])
@@ -58,13 +60,13 @@ def test_golden(golden: dict[str, Tensor], name: str, refiner: PAMR) -> None:
 
 
 def test_golden_affinities(golden: dict[str, Tensor]) -> None:
-    found = PAMR().affinities(golden["image"])[:, ::5, ::5].permute(0, 3, 1, 2)
+    found = PAMR(PamrConfig()).affinities(golden["image"])[:, ::5, ::5].permute(0, 3, 1, 2)
     torch.testing.assert_close(found[:, None], golden["affinity_sub"], rtol=1e-5, atol=1e-6)
 
 
 def test_published_snapshots_load() -> None:
     network = nn.Module()
-    network.add_module("_aff", PAMR())
+    network.add_module("_aff", PAMR(PamrConfig()))
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert shapes == {
         "_aff.aff_x.kernel": (8, 1, 3, 3), "_aff.aff_m.kernel": (8, 1, 3, 3), "_aff.aff_std.kernel": (9, 1, 3, 3),
@@ -82,7 +84,7 @@ def test_pictures_smaller_than_a_dilation(size: tuple[int, int]) -> None:
     """What lies outside repeats the edge, however far."""
     images, masks = make_case(2, 3, *size)
     expected = straight(images, masks, (1, 2, 4, 8, 12, 24), 3)
-    torch.testing.assert_close(PAMR(iterations=3)(images, masks), expected.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(PAMR(PamrConfig(iterations=3))(images, masks), expected.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pixels", [1, 50, 10**6])
@@ -90,7 +92,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, pixels: int) -> 
     """A block may be less than a row, and hold the end of one picture and the start of the next."""
     images, masks = make_case(3, 5, 7, 20)
     monkeypatch.setattr(pamr_module, "_CPU_BLOCK", pixels)
-    refined = PAMR([1, 3], 4)(images, masks)
+    refined = PAMR(PamrConfig([1, 3], 4))(images, masks)
     torch.testing.assert_close(refined, straight(images, masks, (1, 3), 4).float(), rtol=1e-5, atol=1e-6)
 
 
@@ -98,44 +100,46 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, pixels: int) -> 
 def test_what_is_given_stays_and_no_gradient_passes(classes: int) -> None:
     images, masks = make_case(2, classes, 8, 9)
     before = masks.clone()
-    refined = PAMR()(images, masks.requires_grad_())
+    refined = PAMR(PamrConfig())(images, masks.requires_grad_())
     assert torch.equal(masks, before) and not refined.requires_grad and refined.is_contiguous()
     torch.testing.assert_close(refined.sum(1), masks.detach().sum(1) if classes > 1 else refined[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_keeps_its_type() -> None:
     images, masks = make_case(1, 3, 8, 9)
-    refined = PAMR()(images, masks.bfloat16())
+    refined = PAMR(PamrConfig())(images, masks.bfloat16())
     assert refined.dtype == torch.bfloat16
-    torch.testing.assert_close(refined.float(), PAMR()(images, masks), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(refined.float(), PAMR(PamrConfig())(images, masks), rtol=2e-2, atol=2e-2)
 
 
 def test_stays_on_the_device_of_its_input() -> None:
     with FakeTensorMode():
         images, masks = torch.empty(2, 3, 40, 50, device="cuda"), torch.empty(2, 4, 10, 12, device="cuda")
-        refined = PAMR()(images, masks)
+        refined = PAMR(PamrConfig())(images, masks)
         assert refined.device.type == "cuda" and refined.shape == (2, 4, 40, 50)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same() -> None:
     images, masks = make_case(2, 21, 60, 80)
-    torch.testing.assert_close(PAMR()(images.cuda(), masks.cuda()).cpu(), PAMR()(images, masks), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        PAMR(PamrConfig())(images.cuda(), masks.cuda()).cpu(), PAMR(PamrConfig())(images, masks), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_wrong_shapes_are_named() -> None:
     images, masks = make_case(2, 3, 8, 9)
     for wrong in (masks[:1], masks[0]):
         with pytest.raises(ValueError, match=r"images \(2, 3, 8, 9\) and masks .* do not fit"):
-            PAMR()(images, wrong)
+            PAMR(PamrConfig())(images, wrong)
     with pytest.raises(ValueError, match=r"\(8, 8, 3\).*\(8, 9, 3\)"):
-        PAMR().refine(masks[0].numpy(), np.zeros((8, 8, 3), np.uint8))
+        PamrRefiner(PamrConfig(), None).refine(masks[0].numpy(), np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("wrong", [{"dilations": []}, {"dilations": [0, 1]}, {"iterations": 0}])
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"pamr\.{next(iter(wrong))} is .*expected"):
-        PAMR.from_settings(PamrConfig(**wrong))
+        PamrRefiner.from_settings(PamrConfig(**wrong), mean=(0, 0, 0), device=None)
 
 
 def test_as_a_refiner() -> None:
