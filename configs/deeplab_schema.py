@@ -158,7 +158,7 @@ class DeepLabConfig(Checked):
     solver: SolverConfig = field(default_factory=SolverConfig)
     train: TrainExtrasConfig = field(default_factory=TrainExtrasConfig)
     test: TestConfig = field(default_factory=TestConfig)
-    refine: Any = key("dense_crf", "refiner of the crf command, or several in the order they run")
+    refine: Any = key("dense_crf", "refiner of the crf command (dense_crf, pamr), or several in the order they run")
     crf: CrfConfig = field(default_factory=CrfConfig)
     fully_supervised: bool = key(False, "allow training on the ground-truth folder")
     seed: int = key(0, "seed of every random draw; >= 0")

@@ -365,8 +365,8 @@ class PseudoConfig:
     workers: int = key(0, "processes; 0 is one per core")
     refine: Any = key(
         "none",
-        "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf, "
-        "seconds an image)",
+        "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf), "
+        "pamr (section pamr, half of its time)",
     )
 
 
@@ -374,7 +374,7 @@ class PseudoConfig:
 class RefineConfig(Checked):
     """Section `refine`: CAMs refined as a whole folder (scripts.refine_cams)."""
 
-    by: Any = key("dense_crf", "refiner, or several in the order they run")
+    by: Any = key("dense_crf", "refiner (dense_crf, pamr), or several in the order they run")
     cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine")
     out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png")
     background: float = key(0.25, "score of background beside the CAMs, in [0, 1]")

@@ -23,7 +23,7 @@ from configs.schema import Config
 from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
 from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids, read_scores
-from utils.config import flat_settings
+from utils.config import flat_settings, flatten
 from utils.data.folder import DataFolder
 from utils.data.images import MAX_GREY, read_image, write_png
 from utils.errors import UserError, run_program, user_errors
@@ -134,7 +134,7 @@ def _write_card(cfg: Config, refiner: Refiner | Chain, images: int, seconds: flo
         images=images,
         seconds=seconds,
         settings=flat_settings(cfg),
-        facts=[(key, str(value)) for key, value in refiner.settings().items()],
+        facts=[(key, str(value)) for key, value in flatten(refiner.settings()).items()],
         split=split,
         list_file=cfg.data.eval_list,
     )

@@ -88,10 +88,15 @@ def _chosen(schema: Schemas[Schema], updates: list[tuple[str, DictConfig]]) -> t
         return schema
     raw: dict[str, Any] = {}
     for _, update in updates:
-        content = OmegaConf.to_container(update, resolve=False)
-        if isinstance(content, dict):
-            raw |= {str(name): value for name, value in content.items()}
+        raw = _overlaid(raw, OmegaConf.to_container(update, resolve=False))
     return schema(raw)
+
+
+def _overlaid(first: Any, second: Any) -> Any:
+    """Return `second`, or where both are dictionaries, `first` with what `second` holds."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    return first | {name: _overlaid(first.get(name), value) for name, value in second.items()}
 
 
 def save_config(config: Checked, path: Path) -> None:
@@ -101,13 +106,14 @@ def save_config(config: Checked, path: Path) -> None:
 
 def flat_settings(config: Checked) -> dict[str, Any]:
     """Return dotted key -> value of a configuration, as stage cards hold it."""
-    return _flatten(dataclasses.asdict(config))
+    return flatten(dataclasses.asdict(config))
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
 
 

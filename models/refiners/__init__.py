@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 # Name -> class, imported when it is asked for: no refiner needs what another one is built with.
 REFINERS = {
     "dense_crf": "models.refiners.dense_crf:DenseCrf",
+    "pamr": "models.refiners.pamr:PamrRefiner",
 }
 NONE = ("", "none", None)
 # Mean of the published segmentation networks' input, R, G, B in grey levels.

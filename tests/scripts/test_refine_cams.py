@@ -103,7 +103,7 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("refine.by=nope", "there is no refiner 'nope', expected one or more of dense_crf"),
+        ("refine.by=nope", "there is no refiner 'nope', expected one or more of dense_crf, pamr, or none"),
         ("refine.by=none", "nothing to do"),
         ("refine.out_dir=${cam.dir}", "would be lost"),
         ("refine.background=2", "refine.background is 2"),
@@ -112,6 +112,44 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
 def test_wrong_settings_are_one_sentence(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         refine_cams.run(_ready(tmp_path, override))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pamr.iterations=0", "pamr.iterations is 0, expected at least 1"),
+        ("pamr.dilations=[]", r"pamr.dilations is \[\], expected one distance or several"),
+        ("pamr.dilations=[0,4]", r"pamr.dilations is \[0, 4\], expected .* at least 1 pixel"),
+        ("pamr.dilations=[1.5]", "pamr.dilations"),
+        ("pamr.steps=3", "unknown key 'pamr.steps'"),
+    ],
+)
+def test_wrong_settings_of_pamr_are_one_sentence(tmp_path: Path, override: str, message: str) -> None:
+    base = Path(__file__).parents[2] / "configs" / "l2g_voc.yaml"
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(base, ["refine.by=pamr", override, f"run_dir={tmp_path}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_two_refiners_in_the_order_named(tmp_path: Path) -> None:
+    """In worker processes, through both programs and their cards; the other order gives other maps."""
+    settings = ("pamr.dilations=[1,2]", "pamr.iterations=3", "crf.backend=torch", "crf.iter_max=2")
+    cfg = _ready(tmp_path, "refine.by=[pamr,dense_crf]", "pseudo.refine=[pamr,dense_crf]", "refine.workers=2", *settings)
+    assert refine_cams.run(cfg) == 6
+    stated = gen_gt.run(cfg)["refined"]
+    assert list(stated) == ["pamr", "dense_crf"] and stated["pamr"] == {"dilations": [1, 2], "iterations": 3}
+    labels, card = read_cards(Path(cfg.run_dir))[::-1]
+    assert labels.key == "pseudo_threshold_pamr_dense_crf_train_pseudo" and card.key == "refined_pamr_dense_crf_train"
+    assert (
+        labels.title.startswith("Pseudo labels, threshold + pamr dense crf") and card.title == "Refined CAMs, pamr + dense crf"
+    )
+    assert ["pamr.dilations", "[1, 2]"] in card.facts and ["dense_crf.iter_max", "2"] in card.facts
+    first = _maps(cfg.refine.out_dir)
+    with pytest.raises(UserError, match="another refiner"):
+        refine_cams.run(_ready(tmp_path, "refine.by=[dense_crf,pamr]", *settings))
+    cfg = _ready(tmp_path, "refine.by=[dense_crf,pamr]", "refine.overwrite=true", *settings)
+    assert refine_cams.run(cfg) == 6
+    assert any(not np.array_equal(one, first[name]) for name, one in _maps(cfg.refine.out_dir).items())
 
 
 @pytest.mark.usefixtures("sharpen")

@@ -87,3 +87,8 @@ def test_an_empty_value_on_the_command_line_is_an_empty_text() -> None:
     cfg = load_config(CONFIGS / "l2g_voc_mini.yaml", ["model.pretrained=", "crf.image=True"])
     assert cfg.model.pretrained == ""
     assert cfg.crf.image == "true"
+
+
+def test_the_section_of_a_refiner_named_before_other_keys_of_its_section() -> None:
+    named = ["refine.by=pamr", "refine.overwrite=true", "pamr.iterations=3"]
+    assert load_config(CONFIGS / "l2g_voc.yaml", named).pamr.iterations == 3  # type: ignore[attr-defined]
