@@ -14,8 +14,8 @@ from benchmarks import plain_files
 from benchmarks.l2g_inputs import write_files
 from benchmarks.measure import Row, time_both
 from benchmarks.sizes import Settings, Size
+from configs.cam_schema import PseudoConfig
 from configs.evaluation_schema import EvalConfig
-from configs.schema import PseudoConfig
 from utils.cams.labels import LabelSource, write_pseudo_labels
 from utils.cams.sweep import sweep
 from utils.data.folder import DataFolder

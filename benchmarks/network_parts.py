@@ -12,7 +12,8 @@ from benchmarks.l2g_inputs import make_batch, make_network, make_views, publishe
 from benchmarks.measure import Row, time_both
 from benchmarks.project_step import ProjectStep, relative_difference
 from benchmarks.sizes import Settings
-from configs.schema import CamConfig, TrainConfig
+from configs.cam_schema import CamConfig
+from configs.schema import TrainConfig
 from models.l2g import L2GSettings
 from models.layers import transfer
 from models.layers.cpu_convs import INFERENCE_FORMAT

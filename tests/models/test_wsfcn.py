@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema import Config
 from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, warp
 from models.layers.mask_losses import (
     IGNORED,
@@ -18,7 +19,7 @@ from models.layers.mask_losses import (
     relative_labels,
 )
 from models.method import find_method
-from models.wsfcn import SelfSupervision, SingleStageNetwork
+from models.wsfcn import SelfSupervision
 from scripts.build import load_config
 from tests.golden_weights import filled
 
@@ -26,17 +27,18 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "wsfcn"
 STRIDES = {"resnet38": 8, "resnet50": 16, "resnet101": 16, "vgg16": 16}
 
 
-def _config(backbone: str = "resnet38", method: str = "wsfcn", **settings: Any):
+def _config(backbone: str = "resnet38", method: str = "wsfcn", **settings: Any) -> Config:
     stride = 8 if (method, backbone) == ("onestage", "vgg16") else STRIDES[backbone]
     overrides = [f"method={method}", f"model.backbone={backbone}", f"model.output_stride={stride}"]
     return load_config("configs/wsfcn_voc.yaml", [*overrides, *(f"wsfcn.{k}={v}" for k, v in settings.items())])
 
 
-def _network(backbone: str = "resnet38", method: str = "wsfcn") -> SingleStageNetwork:
-    return find_method(method).Network(_config(backbone, method))
+def _network(backbone: str = "resnet38", method: str = "wsfcn") -> Any:
+    kind: Any = find_method(method)
+    return kind.Network(_config(backbone, method))
 
 
-def _fill(network: SingleStageNetwork, *, sharpen: bool = True) -> SingleStageNetwork:
+def _fill(network: Any, *, sharpen: bool = True) -> Any:
     """Fill by the recipe; PAMR's kernels stay, and the last convolution is made sharper, as in the fixtures."""
     published = network.to_published(network.state_dict())
     state = {k: v if k.endswith("kernel") else filled({k: v})[k] for k, v in published.items()}
@@ -47,7 +49,7 @@ def _fill(network: SingleStageNetwork, *, sharpen: bool = True) -> SingleStageNe
     return network.eval()
 
 
-def _fill_part(part: nn.Module, prefix: str) -> nn.Module:
+def _fill_part(part: nn.Module, prefix: str) -> Any:
     part.load_state_dict(filled(part.state_dict(), prefix))
     return part.eval()
 
@@ -80,10 +82,10 @@ def test_keys_and_shapes_are_the_published_ones(method: str, name: str, backbone
 @pytest.mark.parametrize("backbone", list(STRIDES))
 def test_parameter_groups_and_fixed_norms_are_the_published_ones(backbone: str) -> None:
     published = json.loads((GOLDEN / f"param_groups_wsfcn_{backbone}.json").read_text())
-    factors = {"bias_factor": 1, "head_bias_factor": 10} if backbone.startswith("resnet") and backbone != "resnet38" else {}
+    factors: dict[str, Any] = {"bias_factor": 1, "head_bias_factor": 10} if backbone.startswith("resnet") and backbone != "resnet38" else {}
     cfg = _config(backbone, **factors)
     with torch.device("meta"):
-        method = find_method("wsfcn")(cfg)
+        method: Any = find_method("wsfcn")(cfg)
     names = {id(p): n for n, p in method.network.named_parameters()}
     for number, group in enumerate(method.parameter_groups()):
         found = [next(iter(method.network.to_published({names[id(p)]: p}))) for p in group["params"]]
@@ -107,7 +109,7 @@ def test_every_trunk_gives_the_published_numbers(backbone: str) -> None:
     with torch.no_grad():
         images = _tensor(golden["x"])
         masks, scores = network(images)
-        logits = network.look(images).logits
+        logits: Any = network.look(images).logits
     for name, value in seen.items():
         step = 64 if value.shape[1] > 1000 else 16
         np.testing.assert_allclose(value[:, ::step, ::2, ::2], golden[f"eval_{name}_sub"], rtol=tolerance, atol=tolerance)
@@ -235,7 +237,7 @@ def test_training_step_equals_published() -> None:
     before = network.fca.bn1.running_mean.clone()
     output = SelfSupervision(network, cfg, 1.0)(batch)
     output["loss"].backward()
-    np.testing.assert_allclose(output["scores"], golden["cls"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(output["scores"].numpy(), golden["cls"], rtol=1e-4, atol=1e-4)
     assert output["losses"]["cls"].item() == pytest.approx(float(golden["loss_cls"]), rel=1e-4)
     assert output["losses"]["mask"].item() == pytest.approx(float(golden["loss_mask"].mean()), rel=1e-3)
     assert output["loss"].item() == pytest.approx(float(golden["loss_total"]), rel=1e-3)
@@ -256,7 +258,7 @@ def test_training_step_equals_published() -> None:
     _check_gradients(network, golden["gradnorm_names"], golden["pretrain_gradnorm"])
 
 
-def _check_gradients(network: SingleStageNetwork, names: np.ndarray, norms: np.ndarray) -> None:
+def _check_gradients(network: Any, names: np.ndarray, norms: np.ndarray) -> None:
     own = {next(iter(network.to_published({k: p}))): p for k, p in network.named_parameters()}
     found = [0.0 if own[str(n)].grad is None else own[str(n)].grad.norm().item() for n in names]
     np.testing.assert_allclose(found, norms, rtol=1e-3, atol=1e-9)

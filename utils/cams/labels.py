@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import PseudoConfig
+from configs.cam_schema import PseudoConfig
 from utils.cams.store import LabelledId, chunked, npz_path, read_cams, read_scores
 from utils.cams.sweep import first_level_above, winning_class
 from utils.data.classes import BACKGROUND, IGNORE, label_value, palette

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from configs.cam_schema import CamConfig
 from configs.deeplab_schema import ImageConfig
-from configs.schema import CamConfig, DataConfig
+from configs.schema import DataConfig
 from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_image
 from utils.data.lists import Item

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from configs.schema import PseudoConfig
+from configs.cam_schema import PseudoConfig
 from tests.evaluation_set import golden, golden_classes
 from utils.cams.labels import fuse_saliency, fuse_threshold
 

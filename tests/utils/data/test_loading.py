@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import CamConfig, DataConfig
+from configs.cam_schema import CamConfig
+from configs.schema import DataConfig
 from utils.data.folder import read_labels
 from utils.data.loading import MultiScaleDataset, build_loader
 from utils.errors import UserError
