@@ -10,15 +10,28 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from configs.fields import Checked, key
+from configs.fields import (
+    BELOW_ONE,
+    COUNT,
+    GREY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROCESSES,
+    SEED,
+    SHARE,
+    SIDE,
+    UNIT,
+    Checked,
+    key,
+)
 from configs.paste_schema import BankConfig, PasteConfig
 
 
 @dataclass
 class CheckConfig:
-    out: str = key("${run_dir}/check/report.json", "report of scripts.check_data")
+    out: str = key("${run_dir}/check/report.json", "report of scripts.check_data", filled=True)
     cache: str = key("${data.root}/.check_cache.jsonl", "what earlier checks found, by file size and time; empty: none")
-    workers: int = key(0, "processes; 0 is one per core")
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     val_lists: list[str] = key(
         ["val_cls.txt", "val_aug.txt", "val.txt"],
         "validation lists, relative to data.root; those that are there are checked, and against data.train_list for overlap",
@@ -26,49 +39,44 @@ class CheckConfig:
 
 
 @dataclass
-class ViewConfig(Checked):
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network")
-    out_dir: str = key("${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png")
+class ViewConfig:
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network", filled=True)
+    out_dir: str = key(
+        "${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png", filled=True
+    )
     ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
-    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all")
+    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all", within=NOT_NEGATIVE)
     style: str = key(
         "overlay",
         "overlay: heat over the picture, with a colour bar; published: the bare jet map, stretched to its own range",
         ("overlay", "published"),
     )
     colormap: str = key("turbo", "matplotlib name of the heat's colours (style=overlay)")
-    opacity: float = key(0.65, "share of the heat's colours at the maximum, in [0, 1]")
-    outline: float = key(0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none")
-    overview: int = key(12, "images on overview.png; 0 writes none")
-    workers: int = key(0, "processes; 0 is one per core")
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [
-            (0 <= self.opacity <= 1, f"view.opacity is {self.opacity}, expected in [0, 1]"),
-            (0 <= self.outline < 1, f"view.outline is {self.outline}, expected in [0, 1)"),
-            (
-                min(self.limit, self.overview, self.workers) >= 0,
-                "view.limit, view.overview and view.workers must not be negative",
-            ),
-        ]
+    opacity: float = key(0.65, "share of the heat's colours at the maximum", within=UNIT)
+    outline: float = key(
+        0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none", within=BELOW_ONE
+    )
+    overview: int = key(12, "images on overview.png; 0 writes none", within=NOT_NEGATIVE)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
 
 
 @dataclass
 class SaliencyConfig:
     model: str = key("", "an ONNX file of a salient-object network, or rembg:<name> (rembg:u2net, rembg:isnet-general-use)")
-    image_list: str = key("${data.train_list}", "images to make maps for: a list, or 'all' for every picture of data.image_dir")
-    out_dir: str = key("${data.root}/${data.saliency_dir}", "folder for 8-bit grey <id>.png of the image's size")
-    input_size: int = key(320, "side the picture is resized to, pixels, where the ONNX file leaves it open")
+    image_list: str = key(
+        "${data.train_list}", "images to make maps for: a list, or 'all' for every picture of data.image_dir", filled=True
+    )
+    out_dir: str = key("${data.root}/${data.saliency_dir}", "folder for 8-bit grey <id>.png of the image's size", filled=True)
+    input_size: int = key(320, "side the picture is resized to, pixels, where the ONNX file leaves it open", within=SIDE)
     divide: str = key(
         "max", "max: pixels are divided by their maximum (U2-Net); 255: by 255, before mean and std", ("max", "255")
     )
     mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB subtracted from the divided picture")
-    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations it is divided by")
-    output: int = key(0, "which output of the ONNX file is the map, 0-based")
+    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations it is divided by", within=POSITIVE)
+    output: int = key(0, "which output of the ONNX file is the map, 0-based", within=NOT_NEGATIVE)
     sigmoid: bool = key(False, "the output is logits: apply the logistic function")
     stretch: bool = key(True, "stretch every map to the full range (U2-Net); false: the output already lies in [0, 1]")
-    workers: int = key(0, "processes; 0 is one per core, or one on a GPU")
+    workers: int = key(0, "processes; 0 is one per core, or one on a GPU", within=PROCESSES)
     overwrite: bool = key(False, "make maps that are there anew")
 
 
@@ -76,12 +84,12 @@ class SaliencyConfig:
 class CrfConfig:
     """Dense CRF (Kraehenbuehl & Koltun 2011). Names and defaults are those of the published DeepLab files (set A)."""
 
-    iter_max: int = key(10, "mean-field iterations; >= 1")
-    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)")
-    pos_xy_std: float = key(1.0, "its standard deviation, pixels; > 0")
-    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)")
-    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels; > 0")
-    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255; > 0")
+    iter_max: int = key(10, "mean-field iterations", within=COUNT)
+    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)", within=NOT_NEGATIVE)
+    pos_xy_std: float = key(1.0, "its standard deviation, pixels", within=POSITIVE)
+    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)", within=NOT_NEGATIVE)
+    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels", within=POSITIVE)
+    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255", within=POSITIVE)
     backend: str = key(
         "auto",
         "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",
@@ -93,28 +101,51 @@ class CrfConfig:
         ("true", "published"),
     )
     drop_below: float = key(
-        0.0, "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe"
+        0.0,
+        "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe",
+        within=BELOW_ONE,
     )
-    workers: int = key(0, "processes, one thread each; 0 is one per core")
+    workers: int = key(0, "processes, one thread each; 0 is one per core", within=PROCESSES)
 
 
 @dataclass
 class DataConfig:
-    root: str = key("data/voc12", "folder of the dataset")
-    num_classes: int = key(20, "number of foreground classes, background not counted; > 0")
-    class_names: Any = key("voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names")
-    image_dir: str = key("JPEGImages", "folder of <id>.jpg, relative to data.root")
-    saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root")
-    label_dir: str = key("SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root")
-    train_list: str = key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
-    infer_list: str = key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
-    eval_list: str = key(
-        "${data.root}/train_aug.txt", "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines"
+    root: str = key("data/voc12", "folder of the dataset", filled=True, may_change=True)
+    num_classes: int = key(20, "number of foreground classes, background not counted", within=COUNT)
+    class_names: Any = key(
+        "voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names", may_change=True
     )
-    label_list: str = key("${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id")
+    image_dir: str = key("JPEGImages", "folder of <id>.jpg, relative to data.root", filled=True)
+    saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root", filled=True)
+    label_dir: str = key(
+        "SegmentationClassAug",
+        "folder of ground-truth label maps <id>.png, relative to data.root",
+        filled=True,
+        may_change=True,
+    )
+    train_list: str = key(
+        "${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based", filled=True
+    )
+    infer_list: str = key(
+        "${data.root}/train_cls.txt",
+        "images to write CAMs for; same format (a bare <id> has no labels)",
+        filled=True,
+        may_change=True,
+    )
+    eval_list: str = key(
+        "${data.root}/train_aug.txt",
+        "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines",
+        filled=True,
+        may_change=True,
+    )
+    label_list: str = key(
+        "${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id", filled=True, may_change=True
+    )
     mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
-    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]")
-    workers: int = key(8, "loader processes per training or inference process; 0 loads in the main process")
+    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]", within=POSITIVE)
+    workers: int = key(
+        8, "loader processes per training or inference process; 0 loads in the main process", within=PROCESSES, may_change=True
+    )
 
 
 @dataclass
@@ -129,7 +160,7 @@ class GateConfig:
     suppression_places: list[str] = key(
         ["b6", "b7"], "blocks it follows: b2 .. b7 of resnet38, or features (any trunk: what the head gets)"
     )
-    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left, in (0, 1]")
+    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left", within=SHARE)
     attention: str = key(
         "none",
         "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial",
@@ -137,7 +168,7 @@ class GateConfig:
     attention_places: list[str] = key(
         ["b6", "b7"], "blocks whose residual branch it weighs: b6, b7 of resnet38, or features (any trunk)"
     )
-    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1")
+    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1", within=COUNT)
     train_gates: bool = key(
         False,
         "suppression and attention learn at the head's rate; published: only their 2-D convolutions learn, at the trunk's",
@@ -146,57 +177,78 @@ class GateConfig:
 
 @dataclass
 class ModelConfig(GateConfig):
-    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
-    width: float = key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
+    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
+    width: float = key(1.0, "channel multiplier of resnet38; 1 is the published network", within=SHARE)
     pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
     allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
     allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
     freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
-    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", within=COUNT)
     checkpoint_activations: bool = key(
-        False, "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time"
+        False,
+        "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
+        may_change=True,
     )
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = key(10, "passes over train_list, classify_epochs included")
-    classify_epochs: int = key(0, "l2g: first epochs of plain classification; both networks then start from it")
-    batch_size: int = key(3, "images per step over all processes")
-    iter_size: int = key(1, "batches accumulated per optimiser step")
+    epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, may_change=True)
+    classify_epochs: int = key(
+        0, "l2g: first epochs of plain classification; both networks then start from it", within=NOT_NEGATIVE
+    )
+    batch_size: int = key(3, "images per step over all processes", within=COUNT)
+    iter_size: int = key(1, "batches accumulated per optimiser step", within=COUNT)
     optimizer: str = key("sgd", "optimiser", ("sgd", "adamw"))
-    lr: float = key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor")
-    classify_lr: float = key(0.0, "learning rate of the classify_epochs; 0 means train.lr")
-    lr_head_factor: float = key(10.0, "learning-rate factor of the CAM head's layers (published 10)")
-    momentum: float = key(0.9, "SGD momentum")
+    lr: float = key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor", within=POSITIVE)
+    classify_lr: float = key(0.0, "learning rate of the classify_epochs; 0 means train.lr", within=NOT_NEGATIVE)
+    lr_head_factor: float = key(10.0, "learning-rate factor of the CAM head's layers (published 10)", within=NOT_NEGATIVE)
+    momentum: float = key(0.9, "SGD momentum", within=BELOW_ONE)
     nesterov: bool = key(True, "Nesterov momentum")
-    weight_decay: float = key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)")
+    weight_decay: float = key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)", within=NOT_NEGATIVE)
     schedule: str = key(
         "step", "step: x decay_factor at decay_epochs; poly: x (1 - t/T)^poly_power per iteration", ("step", "poly")
     )
-    decay_epochs: list[int] = key([5], "0-based epochs at whose start the rate is multiplied by decay_factor")
-    decay_factor: float = key(0.1, "factor of the step schedule")
-    poly_power: float = key(0.7, "power of the poly schedule")
-    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
+    decay_epochs: list[int] = key(
+        [5], "0-based epochs at whose start the rate is multiplied by decay_factor", within=NOT_NEGATIVE
+    )
+    decay_factor: float = key(0.1, "factor of the step schedule", within=POSITIVE)
+    poly_power: float = key(0.7, "power of the poly schedule", within=NOT_NEGATIVE)
+    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none", within=NOT_NEGATIVE)
     shuffle: bool = key(False, "new order each epoch; the published runs keep the list order")
-    first_epoch: int = key(0, "0-based epoch to begin with, for a run that continues another one's with init_from")
+    first_epoch: int = key(
+        0, "0-based epoch to begin with, for a run that continues another one's with init_from", within=NOT_NEGATIVE
+    )
     init_from: str = key("", "checkpoint both networks start from (published layout or ours); the optimiser starts anew")
     init_local: str = key(
         "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
     )
-    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
-    log_every: int = key(100, "batches between log lines and TensorBoard scalars")
-    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
-    save_every: int = key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
-    keep_epochs: list[int] = key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
+    resume: str = key(
+        "", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew", may_change=True
+    )
+    log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, may_change=True)
+    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, may_change=True)
+    save_every: int = key(
+        1000,
+        "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then",
+        within=NOT_NEGATIVE,
+        may_change=True,
+    )
+    keep_epochs: list[int] = key(
+        [], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth", within=NOT_NEGATIVE, may_change=True
+    )
     published_name: str = key(
         "",
         "also write the last and the kept epochs in the published layout as model/<published_name>_epoch_<n>.pth, e.g. "
         "pascal_voc or mscoco; empty: no",
+        may_change=True,
     )
-    clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)")
+    clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)", within=NOT_NEGATIVE)
+
+
+LARGEST_HUE = 0.5
 
 
 @dataclass
@@ -206,22 +258,26 @@ class SampleConfig(Checked):
     A method's settings (`models/method.py`) are this and its own keys. Defaults are the published sample of L2G.
     """
 
-    input_size: int = key(448, "side of the view, pixels")
-    crop_size: int = key(320, "side of a local view, pixels; <= input_size")
-    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none")
+    input_size: int = key(448, "side of the view, pixels", within=SIDE)
+    crop_size: int = key(320, "side of a local view, pixels; <= input_size", within=SIDE)
+    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none", within=NOT_NEGATIVE)
     boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = key(
         "short", "short: short side to short_side, then a crop; square: to input_size^2, aspect lost", ("short", "square")
     )
-    short_side: int = key(512, "short side after resizing, pixels (resize=short)")
+    short_side: int = key(512, "short side after resizing, pixels (resize=short)", within=SIDE)
     crop: str = key(
         "swapped",
         "swapped: width and height swapped, black padding (published); correct: a real random crop",
         ("swapped", "correct"),
     )
     flip: bool = key(False, "random horizontal flip (published: none)")
-    scale_jitter: list[float] = key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
-    color_jitter: list[float] = key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
+    scale_jitter: list[float] = key(
+        [1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)", within=POSITIVE
+    )
+    color_jitter: list[float] = key(
+        [0.3, 0.3, 0.3, 0.1], "half-ranges of brightness, contrast, saturation and hue (turns)", within=NOT_NEGATIVE
+    )
     saliency: str = key("map", "map: samples hold saliency maps; none: they need not exist", ("map", "none"))
     saliency_resize: str = key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
     saliency_norm: str = key(
@@ -235,16 +291,20 @@ class SampleConfig(Checked):
         fewest = 4 if self.boxes == "corners" else 1
         return [
             (
-                self.patches == 0 or 0 < self.crop_size <= self.input_size,
+                self.patches == 0 or self.crop_size <= self.input_size,
                 f"{name}crop_size is {self.crop_size}, expected at most {name}input_size ({self.input_size})",
             ),
             (
                 self.patches == 0 or self.patches >= fewest,
                 f"{name}patches is {self.patches}, expected at least {fewest} (boxes={self.boxes})",
             ),
-            (len(self.color_jitter) == 4, f"{name}color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
-                len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1],
+                len(self.color_jitter) == 4 and self.color_jitter[3] <= LARGEST_HUE,
+                f"{name}color_jitter is {self.color_jitter}, expected four numbers: brightness, contrast, saturation, and hue "
+                f"up to {LARGEST_HUE}",
+            ),
+            (
+                len(self.scale_jitter) == 2 and self.scale_jitter[0] <= self.scale_jitter[1],
                 f"{name}scale_jitter needs two numbers, 0 < low <= high",
             ),
             (
@@ -257,9 +317,11 @@ class SampleConfig(Checked):
 
 @dataclass
 class CamConfig:
-    checkpoint: str = key("${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth")
+    checkpoint: str = key(
+        "${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth", filled=True
+    )
     network: str = key("global", "which network of a training checkpoint", ("global", "local"))
-    scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
+    scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged", within=POSITIVE)
     flip: bool = key(True, "average with the mirrored image")
     activation: str = key(
         "relu",
@@ -267,26 +329,26 @@ class CamConfig:
         "what the transfer trains (not for networks that only learned to classify)",
         ("relu", "softmax"),
     )
-    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based")
+    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based", filled=True)
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
-    label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    label_threshold: float = key(0.25, "background score of those label maps", within=UNIT)
     refine_dir: str = key(
         "", "also write maps for refinement networks (AffinityNet, IRN) as <id>.npz: classes, labels, cam, high_res; empty: no"
     )
-    batch_size: int = key(1, "images of one size per forward (each is doubled by flip)")
+    batch_size: int = key(1, "images of one size per forward (each is doubled by flip)", within=COUNT)
     labels: str = key(
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
     )
-    score_threshold: float = key(0.5, "class probability above which a class is present, in [0, 1]")
+    score_threshold: float = key(0.5, "class probability above which a class is present", within=UNIT)
     overwrite: bool = key(False, "redo finished images instead of skipping them")
 
 
 @dataclass
 class EvalConfig:
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
-    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json, in [0, 1]")
-    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it")
-    workers: int = key(0, "processes; 0 is one per core")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png", filled=True)
+    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json", within=UNIT)
+    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it", filled=True)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     published_format: str = key("", "also write the published text layout to this file; empty: no")
 
 
@@ -295,15 +357,15 @@ class PseudoConfig:
     fusion: str = key(
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
     )
-    threshold: float = key(0.25, "background score of fusion=threshold, in [0, 1]")
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
-    out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")
-    cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped")
-    conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)")
-    salient: int = key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255")
-    cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
-    min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
-    workers: int = key(0, "processes; 0 is one per core")
+    threshold: float = key(0.25, "background score of fusion=threshold", within=UNIT)
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png", filled=True)
+    out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png", filled=True)
+    cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped", within=UNIT)
+    conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)", within=UNIT)
+    salient: int = key(32, "fusion=saliency: background at least this salient is ignored, of 255; 256: none", within=GREY)
+    cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored", within=UNIT)
+    min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely", within=UNIT)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     refine: Any = key(
         "none",
         "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf, "
@@ -312,19 +374,15 @@ class PseudoConfig:
 
 
 @dataclass
-class RefineConfig(Checked):
+class RefineConfig:
     """Section `refine`: CAMs refined as a whole folder (scripts.refine_cams)."""
 
     by: Any = key("dense_crf", "refiner, or several in the order they run")
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine")
-    out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png")
-    background: float = key(0.25, "score of background beside the CAMs, in [0, 1]")
-    workers: int = key(0, "processes; 0 is one per core")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine", filled=True)
+    out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png", filled=True)
+    background: float = key(0.25, "score of background beside the CAMs", within=UNIT)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     overwrite: bool = key(False, "redo finished images instead of skipping them")
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [(0 <= self.background <= 1, f"{name}background is {self.background}, expected in [0, 1]")]
 
 
 @dataclass
@@ -333,15 +391,16 @@ class Config(Checked):
 
     section: ClassVar[str] = ""  # of the picked method
     method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
-    name: str = key("exp_voc", "name of the run; outputs go to run_dir")
-    run_dir: str = key("runs/${name}", "folder of everything the run writes")
-    seed: int = key(0, "seed of every random draw; >= 0")
-    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
+    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, may_change=True)
+    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, may_change=True)
+    seed: int = key(0, "seed of every random draw", within=SEED)
+    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, may_change=True)
     precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
-    threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
+    threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, may_change=True)
     compile: bool = key(
         False,
         "training and CAM inference compile the trunks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
+        may_change=True,
     )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -366,29 +425,22 @@ class Config(Checked):
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
         train = self.train
         return [
-            (self.seed >= 0, f"seed is {self.seed}, expected >= 0"),
-            (self.data.num_classes > 0, f"data.num_classes is {self.data.num_classes}, expected > 0"),
             (len(self.data.mean) == len(self.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
-            (all(s > 0 for s in self.data.std), "data.std must be positive"),
             (
                 self.model.freeze_bn or not self.model.checkpoint_activations,
                 "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
             ),
-            (0 < self.model.width <= 1, f"model.width is {self.model.width}, expected in (0, 1]"),
-            (train.batch_size >= 1 and train.iter_size >= 1, "train.batch_size and train.iter_size must be at least 1"),
-            (train.epochs >= 1, f"train.epochs is {train.epochs}, expected at least 1"),
-            (train.classify_epochs >= 0, f"train.classify_epochs is {train.classify_epochs}, expected >= 0"),
-            (train.lr > 0, f"train.lr is {train.lr}, expected > 0"),
             (
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
             (
-                0 <= train.first_epoch < train.epochs,
-                f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
+                train.first_epoch < train.epochs,
+                f"train.first_epoch is {train.first_epoch}, expected below train.epochs ({train.epochs})",
             ),
-            (len(self.cam.scales) > 0 and all(s > 0 for s in self.cam.scales), "cam.scales needs positive numbers"),
-            (self.cam.batch_size >= 1, "cam.batch_size must be at least 1"),
-            (all(0 <= t <= 1 for t in self.eval.thresholds), "eval.thresholds must lie in [0, 1]"),
-            (0 <= self.pseudo.threshold <= 1, f"pseudo.threshold is {self.pseudo.threshold}, expected in [0, 1]"),
+            (
+                max(train.keep_epochs, default=0) < train.epochs,
+                f"train.keep_epochs is {train.keep_epochs}, expected epochs below train.epochs ({train.epochs})",
+            ),
+            (len(self.cam.scales) > 0, "cam.scales needs at least one number"),
         ]

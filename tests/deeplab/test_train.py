@@ -104,8 +104,8 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_ground_truth_is_not_trained_on_by_accident(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fully_supervised=true"):
-        train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''"))
-    assert train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''", "fully_supervised=true", "solver.iter_max=1")) == 0
+        train.run(tiny_deeplab(tmp_path, "dataset.label_dir="))
+    assert train.run(tiny_deeplab(tmp_path, "dataset.label_dir=", "fully_supervised=true", "solver.iter_max=1")) == 0
 
 
 def test_an_all_ignored_batch_changes_nothing_but_by_decay(tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
         ("l2g.crop_size=64", "l2g.crop_size is 64"),
         ("train.schedule=cosine", "expected one of step, poly"),
         ("train.resume=nowhere.pth", "nowhere.pth"),
+        ("device=meta", "expected auto, cpu"),
     ],
 )
 def test_wrong_settings_get_one_sentence(tmp_path: Path, override: str, message: str) -> None:

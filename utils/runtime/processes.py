@@ -108,9 +108,11 @@ def _device(device: str, local_rank: int, world: int) -> torch.device:
         device = "cuda" if count else "cpu"
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>") from error
-    if place.type != "cuda":
+    except RuntimeError:
+        place = torch.device("meta")  # refused as all others are
+    if place.type not in ("cpu", "cuda"):
+        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>")
+    if place.type == "cpu":
         return place
     if world > 1:
         place = torch.device("cuda", local_rank)
