@@ -47,7 +47,7 @@ def key(
     *,
     within: Range = FINITE,
     filled: bool = False,
-    may_change: bool = False,
+    free: bool = False,
 ) -> Any:
     """Return a dataclass field with what there is to know about a key.
 
@@ -57,9 +57,9 @@ def key(
         choices: the values of a choice.
         within: the numbers it takes; of a list, each of them.
         filled: a text that must not be empty.
-        may_change: a training that is resumed may have another value; all others are those it began with.
+        free: a training that is resumed may have another value; all others are those it began with.
     """
-    metadata = {"help": help, "choices": choices, "within": within, "filled": filled, "may_change": may_change}
+    metadata = {"help": help, "choices": choices, "within": within, "filled": filled, "free": free}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

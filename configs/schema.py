@@ -10,74 +10,9 @@ relative to `data.root`.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from configs.fields import (
-    BELOW_ONE,
-    COUNT,
-    GREY,
-    NOT_NEGATIVE,
-    POSITIVE,
-    PROCESSES,
-    SEED,
-    SHARE,
-    SIDE,
-    UNIT,
-    Checked,
-    key,
-)
+from configs.fields import BELOW_ONE, COUNT, GREY, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, UNIT, Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
-
-
-@dataclass
-class CheckConfig:
-    out: str = key("${run_dir}/check/report.json", "report of scripts.check_data", filled=True)
-    cache: str = key("${data.root}/.check_cache.jsonl", "what earlier checks found, by file size and time; empty: none")
-    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
-    val_lists: list[str] = key(
-        ["val_cls.txt", "val_aug.txt", "val.txt"],
-        "validation lists, relative to data.root; those that are there are checked, and against data.train_list for overlap",
-    )
-
-
-@dataclass
-class ViewConfig:
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network", filled=True)
-    out_dir: str = key(
-        "${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png", filled=True
-    )
-    ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
-    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all", within=NOT_NEGATIVE)
-    style: str = key(
-        "overlay",
-        "overlay: heat over the picture, with a colour bar; published: the bare jet map, stretched to its own range",
-        ("overlay", "published"),
-    )
-    colormap: str = key("turbo", "matplotlib name of the heat's colours (style=overlay)")
-    opacity: float = key(0.65, "share of the heat's colours at the maximum", within=UNIT)
-    outline: float = key(
-        0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none", within=BELOW_ONE
-    )
-    overview: int = key(12, "images on overview.png; 0 writes none", within=NOT_NEGATIVE)
-    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
-
-
-@dataclass
-class SaliencyConfig:
-    model: str = key("", "an ONNX file of a salient-object network, or rembg:<name> (rembg:u2net, rembg:isnet-general-use)")
-    image_list: str = key(
-        "${data.train_list}", "images to make maps for: a list, or 'all' for every picture of data.image_dir", filled=True
-    )
-    out_dir: str = key("${data.root}/${data.saliency_dir}", "folder for 8-bit grey <id>.png of the image's size", filled=True)
-    input_size: int = key(320, "side the picture is resized to, pixels, where the ONNX file leaves it open", within=SIDE)
-    divide: str = key(
-        "max", "max: pixels are divided by their maximum (U2-Net); 255: by 255, before mean and std", ("max", "255")
-    )
-    mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB subtracted from the divided picture")
-    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations it is divided by", within=POSITIVE)
-    output: int = key(0, "which output of the ONNX file is the map, 0-based", within=NOT_NEGATIVE)
-    sigmoid: bool = key(False, "the output is logits: apply the logistic function")
-    stretch: bool = key(True, "stretch every map to the full range (U2-Net); false: the output already lies in [0, 1]")
-    workers: int = key(0, "processes; 0 is one per core, or one on a GPU", within=PROCESSES)
-    overwrite: bool = key(False, "make maps that are there anew")
+from configs.tools_schema import CheckConfig, SaliencyConfig, ViewConfig
 
 
 @dataclass
@@ -110,18 +45,15 @@ class CrfConfig:
 
 @dataclass
 class DataConfig:
-    root: str = key("data/voc12", "folder of the dataset", filled=True, may_change=True)
+    root: str = key("data/voc12", "folder of the dataset", filled=True, free=True)
     num_classes: int = key(20, "number of foreground classes, background not counted", within=COUNT)
     class_names: Any = key(
-        "voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names", may_change=True
+        "voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names", free=True
     )
     image_dir: str = key("JPEGImages", "folder of <id>.jpg, relative to data.root", filled=True)
     saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root", filled=True)
     label_dir: str = key(
-        "SegmentationClassAug",
-        "folder of ground-truth label maps <id>.png, relative to data.root",
-        filled=True,
-        may_change=True,
+        "SegmentationClassAug", "folder of ground-truth label maps <id>.png, relative to data.root", filled=True, free=True
     )
     train_list: str = key(
         "${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based", filled=True
@@ -130,21 +62,21 @@ class DataConfig:
         "${data.root}/train_cls.txt",
         "images to write CAMs for; same format (a bare <id> has no labels)",
         filled=True,
-        may_change=True,
+        free=True,
     )
     eval_list: str = key(
         "${data.root}/train_aug.txt",
         "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines",
         filled=True,
-        may_change=True,
+        free=True,
     )
     label_list: str = key(
-        "${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id", filled=True, may_change=True
+        "${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id", filled=True, free=True
     )
     mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
     std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]", within=POSITIVE)
     workers: int = key(
-        8, "loader processes per training or inference process; 0 loads in the main process", within=PROCESSES, may_change=True
+        8, "loader processes per training or inference process; 0 loads in the main process", within=PROCESSES, free=True
     )
 
 
@@ -162,8 +94,7 @@ class GateConfig:
     )
     suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left", within=SHARE)
     attention: str = key(
-        "none",
-        "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial",
+        "none", "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial"
     )
     attention_places: list[str] = key(
         ["b6", "b7"], "blocks whose residual branch it weighs: b6, b7 of resnet38, or features (any trunk)"
@@ -189,13 +120,13 @@ class ModelConfig(GateConfig):
     checkpoint_activations: bool = key(
         False,
         "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
-        may_change=True,
+        free=True,
     )
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, may_change=True)
+    epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, free=True)
     classify_epochs: int = key(
         0, "l2g: first epochs of plain classification; both networks then start from it", within=NOT_NEGATIVE
     )
@@ -225,25 +156,24 @@ class TrainConfig:
     init_local: str = key(
         "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
     )
-    resume: str = key(
-        "", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew", may_change=True
-    )
-    log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, may_change=True)
-    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, may_change=True)
+    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew", free=True)
+    overwrite: bool = key(False, "set an earlier training of this run's folder aside and start anew", free=True)
+    log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, free=True)
+    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)
     save_every: int = key(
         1000,
         "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then",
         within=NOT_NEGATIVE,
-        may_change=True,
+        free=True,
     )
     keep_epochs: list[int] = key(
-        [], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth", within=NOT_NEGATIVE, may_change=True
+        [], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth", within=NOT_NEGATIVE, free=True
     )
     published_name: str = key(
         "",
         "also write the last and the kept epochs in the published layout as model/<published_name>_epoch_<n>.pth, e.g. "
         "pascal_voc or mscoco; empty: no",
-        may_change=True,
+        free=True,
     )
     clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)", within=NOT_NEGATIVE)
 
@@ -391,16 +321,16 @@ class Config(Checked):
 
     section: ClassVar[str] = ""  # of the picked method
     method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
-    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, may_change=True)
-    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, may_change=True)
+    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, free=True)
+    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, free=True)
     seed: int = key(0, "seed of every random draw", within=SEED)
-    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, may_change=True)
-    precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
-    threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, may_change=True)
+    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, free=True)
+    precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"), free=True)
+    threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, free=True)
     compile: bool = key(
         False,
         "training and CAM inference compile the trunks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
-        may_change=True,
+        free=True,
     )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -433,6 +363,10 @@ class Config(Checked):
             (
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
+            ),
+            (
+                not (train.overwrite and train.resume),
+                f"train.overwrite=true starts anew, but train.resume is '{train.resume}'; leave one of them out",
             ),
             (
                 train.first_epoch < train.epochs,

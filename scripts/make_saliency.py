@@ -14,7 +14,8 @@ l2g.saliency=map and pseudo.fusion=saliency.
 from functools import partial
 from pathlib import Path
 
-from configs.schema import Config, SaliencyConfig
+from configs.schema import Config
+from configs.tools_schema import SaliencyConfig
 from scripts.build import parse_args
 from utils.data.folder import DataFolder
 from utils.data.images import read_image, write_png

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast, get_type_hints
 
@@ -20,6 +20,8 @@ Schema = TypeVar("Schema", bound=Checked)
 Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # The segmentation stage's published option, accepted by every program.
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
+# How a training is started says nothing about what it follows from.
+STARTS = ("train.resume", "train.overwrite")
 
 
 def parse_schema_args(argv: list[str], doc: str, schema: Schemas[Schema]) -> Schema:
@@ -122,6 +124,25 @@ def flat_settings(config: Checked) -> dict[str, Any]:
     return _flatten(dataclasses.asdict(config))
 
 
+def lasting_settings(config: Checked, sections: Collection[str]) -> tuple[dict[str, Any], set[str]]:
+    """Return what a training follows from, and which of it may differ when it is resumed.
+
+    Args:
+        config: a configuration.
+        sections: those that training reads; keys outside of sections are read as well.
+
+    Returns:
+        dotted key -> value, and the keys that may change (`configs.fields.key`).
+    """
+    values, kept, may_change = flat_settings(config), dict[str, Any](), set[str]()
+    for name, _, _, metadata in _walk(type(config)):
+        if ("." not in name or name.partition(".")[0] in sections) and name not in STARTS:
+            kept[name] = values.get(name)
+            if metadata.get("free"):
+                may_change.add(name)
+    return kept, may_change
+
+
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
@@ -157,7 +178,7 @@ def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str, dict[st
 def _with_bases(path: Path) -> list[Path]:
     """Return the chain of files from the outermost base to `path`."""
     chain = [path]
-    while (base := _read_yaml(chain[0], keep_base=True).texts.get("base")) is not None:
+    while (base := _read_yaml(chain[0]).texts.get("base")) is not None:
         parent = chain[0].parent / str(base)
         if parent in chain:
             raise UserError(f"{path}: 'base' entries form a circle through {parent}; remove one of them")
@@ -165,7 +186,7 @@ def _with_bases(path: Path) -> list[Path]:
     return chain
 
 
-def _read_yaml(path: Path, keep_base: bool = False) -> Update:
+def _read_yaml(path: Path) -> Update:
     try:
         text = path.read_text(encoding="utf-8")
         values, texts = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
@@ -178,8 +199,8 @@ def _read_yaml(path: Path, keep_base: bool = False) -> Update:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}, expected keys and values")
     update = Update(str(path), _fold_case(values), _fold_case(texts))
-    if not keep_base:
-        update.values.pop("base", None)
+    if update.values.pop("base", None) is None:
+        update.texts.pop("base", None)
     return update
 
 

@@ -42,6 +42,13 @@ def test_base_file_and_overrides_and_case(tmp_path: Path) -> None:
     assert cfg.cam.dir == "runs/child/ms/attention"
 
 
+def test_a_base_may_be_null_or_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "007").write_text("base:\nname: one\n")
+    (tmp_path / "child.yaml").write_text("base: 007\nseed: 2\n")
+    cfg = load_config(tmp_path / "child.yaml")
+    assert (cfg.name, cfg.seed) == ("one", 2)
+
+
 def test_saved_configuration_loads_back(tmp_path: Path) -> None:
     cfg = load_config(CONFIGS / "l2g_coco.yaml")
     save_config(cfg, tmp_path / "config.yaml")
