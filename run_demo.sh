@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole pipeline on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, segmentation network, dense
 # CRF, a table, pictures.
-# Two trainings of equal length run side by side: a plain CAM classifier and L2G.
+# Two trainings of equal length run side by side: a plain CAM classifier and L2G. Run again, trainings continue where they
+# stopped; for other settings give another EXP, or train.resume= train.overwrite=true.
 # Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON; for the segmentation stage SEG_CONFIG and SEG_OVERRIDES
 # (key=value ..., by spaces); INTERPRETER, a Python that has everything, instead of .venv. Further arguments are key=value
 # overrides of both first-stage runs.
@@ -30,7 +31,8 @@ export OMP_NUM_THREADS=1
 pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both fusions
   local name="$1" fusion
   shift
-  local common=(--config "$CONFIG" "name=$name" "seed=$SEED" "data.root=$DATA" "data.class_names=$DATA/classes.txt" "$@")
+  local common=(--config "$CONFIG" "name=$name" "seed=$SEED" "data.root=$DATA" "data.class_names=$DATA/classes.txt"
+    train.resume=auto "$@")
   "$python" -m scripts.train "${common[@]}"
   "$python" -m scripts.make_cams "${common[@]}" cam.overwrite=true
   "$python" -m scripts.evaluate_cams "${common[@]}"
@@ -57,7 +59,7 @@ trap - EXIT
 
 run="runs/${EXP}_l2g"
 read -r -a overrides <<<"${SEG_OVERRIDES:-}"
-segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" "dataset.root=$DATA"
+segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" train.resume=auto "dataset.root=$DATA"
   "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/pseudo_saliency" "model.init_model=$run/model/final.pth"
   ${overrides[@]+"${overrides[@]}"})
 unseen=("${segment[@]}" "dataset.val_list=$DATA/val_aug.txt" "dataset.split.val=val")

@@ -73,8 +73,8 @@ def _classes(n: int) -> list[int]:
 def config(root: Path, workers: int) -> Config:
     """Return the COCO configuration for the set."""
     settings = [
-        f"data.root={root}", f"run_dir={root}/run", f"cam.dir={root}/cams", "cam.label_dir=''", "device=cpu",
-        f"eval.workers={workers}", f"check.workers={workers}", "model.width=0.0625", "model.pretrained=''",
+        f"data.root={root}", f"run_dir={root}/run", f"cam.dir={root}/cams", "cam.label_dir=", "device=cpu",
+        f"eval.workers={workers}", f"check.workers={workers}", "model.width=0.0625", "model.pretrained=",
     ]  # fmt: skip
     return load_config(CONFIG, settings)
 

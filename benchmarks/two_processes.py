@@ -48,6 +48,7 @@ def run(folder: Path, *, images: int, epochs: int, repeat: int) -> Speeds:
         f"train.log_every={images}",  # once an epoch
         "train.images_every=0",
         "cam.overwrite=true",
+        "train.overwrite=true",
     ]
     speeds: Speeds = {stage: {n: [] for n in COUNTS} for stage in ("training", "CAM inference")}
     for _ in range(repeat):

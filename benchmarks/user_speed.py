@@ -163,7 +163,7 @@ class Bench:
             f"dataset.val_list={self.data / 'train_cls.txt'}",
             "dataset.label_dir=SegmentationClassAug",
             "fully_supervised=true",
-            "model.init_model=''",
+            "model.init_model=",
             "train.images_every=0",
         ]
         run_module("deeplab", [command, "--config-path", self.published.segmentation, *settings, *self.size.segmentation])

@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from configs.fields import Checked, key
+from configs.fields import COUNT, GREY, NOT_NEGATIVE, POSITIVE, PROCESSES, UNIT, Checked, key
 
 
 @dataclass
 class CamConfig(Checked):
     """Section `cam`: maps of whole images (scripts.make_cams)."""
 
-    checkpoint: str = key("${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth")
+    checkpoint: str = key(
+        "${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth", filled=True
+    )
     network: str = key("global", "which network of a training checkpoint", ("global", "local"))
-    scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged")
+    scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged", within=POSITIVE)
     flip: bool = key(True, "average with the mirrored image")
     activation: str = key(
         "relu",
@@ -36,20 +38,24 @@ class CamConfig(Checked):
     format: str = key(
         "png", "png: 8-bit <id>_<class>.png; npz: float32 <id>.npz (classes, cam, background), larger", ("png", "npz")
     )
-    dir: str = key("${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based, or <id>.npz")
+    dir: str = key(
+        "${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based, or <id>.npz", filled=True
+    )
     label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
-    label_threshold: float = key(0.25, "background score of those label maps, in [0, 1]")
+    label_threshold: float = key(0.25, "background score of those label maps", within=UNIT)
     label_power: float = key(
-        0.0, "cam.merge=mean: background scores its mean mask to this power (1-Stage: 3) in them; 0: label_threshold"
+        0.0,
+        "cam.merge=mean: background scores its mean mask to this power (1-Stage: 3) in them; 0: label_threshold",
+        within=NOT_NEGATIVE,
     )
     refine_dir: str = key(
         "", "also write maps for refinement networks (AffinityNet, IRN) as <id>.npz: classes, labels, cam, high_res; empty: no"
     )
-    batch_size: int = key(1, "images of one size per forward (each is doubled by flip)")
+    batch_size: int = key(1, "images of one size per forward (each is doubled by flip)", within=COUNT)
     labels: str = key(
         "list", "list: classes of infer_list; predict: classes whose score exceeds score_threshold", ("list", "predict")
     )
-    score_threshold: float = key(0.5, "class probability above which a class is present, in [0, 1]")
+    score_threshold: float = key(0.5, "class probability above which a class is present", within=UNIT)
     score_views: str = key(
         "mean",
         "labels=predict: mean: of the mean score over scales and flips, and the most probable class at least; any: of any of "
@@ -63,13 +69,11 @@ class CamConfig(Checked):
         pairs = {key: getattr(self, key) for key in ("pad_size", "crop_size", "crop_grid")}
         masks = self.merge == "mean"
         return [
-            (len(self.scales) > 0 and all(s > 0 for s in self.scales), f"{name}scales needs positive numbers"),
-            (self.batch_size >= 1, f"{name}batch_size must be at least 1"),
+            (len(self.scales) > 0, f"{name}scales needs at least one number"),
             *[
                 (len(v) in (0, 2) and all(x > 0 for x in v), f"{name}{k} is {v}, expected two positive numbers or none")
                 for k, v in pairs.items()
             ],
-            (self.label_power >= 0, f"{name}label_power is {self.label_power}, expected >= 0"),
             (self.label_power == 0 or masks, f"{name}label_power needs a background mask; set {name}merge=mean, or 0"),
             (
                 not masks or (self.activation == "relu" and not self.refine_dir),
@@ -87,53 +91,42 @@ class CamConfig(Checked):
 
 
 @dataclass
-class PseudoConfig(Checked):
+class PseudoConfig:
     """Section `pseudo`: labels from maps (scripts.gen_gt)."""
 
     fusion: str = key(
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
     )
-    threshold: float = key(0.25, "background score of fusion=threshold, in [0, 1]")
+    threshold: float = key(0.25, "background score of fusion=threshold", within=UNIT)
     background: str = key(
         "constant",
         "fusion=threshold: background scores threshold (constant), (1 - highest map)^background_power (inverse; 1-Stage and "
         "WS-FCN before their CRF: 5), or its own mask to that power (mask; 1-Stage: 3)",
         ("constant", "inverse", "mask"),
     )
-    background_power: float = key(5.0, "that power, >= 0")
-    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png or <id>.npz")
-    out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png")
-    cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped")
-    conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)")
-    salient: int = key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255")
-    cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored")
-    min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely")
-    workers: int = key(0, "processes; 0 is one per core")
+    background_power: float = key(5.0, "that power", within=NOT_NEGATIVE)
+    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png or <id>.npz", filled=True)
+    out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png", filled=True)
+    cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped", within=UNIT)
+    conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)", within=UNIT)
+    salient: int = key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255", within=GREY)
+    cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored", within=UNIT)
+    min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely", within=UNIT)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     refine: Any = key(
         "none",
         "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf), "
         "pamr (section pamr, half of its time)",
     )
 
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the ranges."""
-        return [
-            (self.background_power >= 0, f"{name}background_power is {self.background_power}, expected >= 0"),
-            (0 <= self.threshold <= 1, f"{name}threshold is {self.threshold}, expected in [0, 1]"),
-        ]
-
 
 @dataclass
-class RefineConfig(Checked):
+class RefineConfig:
     """Section `refine`: CAMs refined as a whole folder (scripts.refine_cams)."""
 
     by: Any = key("dense_crf", "refiner (dense_crf, pamr), or several in the order they run")
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine")
-    out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png")
-    background: float = key(0.25, "score of background beside the CAMs, in [0, 1]")
-    workers: int = key(0, "processes; 0 is one per core")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine", filled=True)
+    out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png", filled=True)
+    background: float = key(0.25, "score of background beside the CAMs", within=UNIT)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     overwrite: bool = key(False, "redo finished images instead of skipping them")
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [(0 <= self.background <= 1, f"{name}background is {self.background}, expected in [0, 1]")]

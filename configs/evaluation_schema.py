@@ -1,17 +1,17 @@
-"""Settings of the programs that look at results: scores of CAMs, scores of label maps, pictures of CAMs."""
+"""Settings of the programs that look at results: scores of CAMs, scores of label maps."""
 
 import re
 from dataclasses import dataclass
 
-from configs.fields import Checked, key
+from configs.fields import PROCESSES, UNIT, Checked, key
 
 
 @dataclass
 class EvalConfig:
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png")
-    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json, in [0, 1]")
-    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it")
-    workers: int = key(0, "processes; 0 is one per core")
+    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png", filled=True)
+    thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json", within=UNIT)
+    out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it", filled=True)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     published_format: str = key("", "also write the published text layout to this file; empty: no")
 
 
@@ -37,7 +37,7 @@ class ScoreConfig(Checked):
         "is the best a network of this output size can reach; empty: no",
     )
     allow_missing: bool = key(False, "score the images that have both files, and say how many have not, instead of stopping")
-    workers: int = key(0, "processes; 0 is one per core")
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -49,32 +49,3 @@ class ScoreConfig(Checked):
         """Return (holds, message) of the relations between values."""
         form = re.fullmatch(r"([1-9][0-9]*x[1-9][0-9]*)?", self.oracle_from)
         return [(form is not None, f"{name}oracle_from is '{self.oracle_from}', expected height x width, e.g. 65x65")]
-
-
-@dataclass
-class ViewConfig(Checked):
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png, of any network")
-    out_dir: str = key("${run_dir}/cam_pictures", "folder to write: <id>_<class>.png, <id>.png (all classes) and overview.png")
-    ids: str = key("", "images to draw, an id list; empty: all in cam_dir")
-    limit: int = key(0, "most images to draw, spread evenly over the list; 0 is all")
-    style: str = key(
-        "overlay",
-        "overlay: heat over the picture, with a colour bar; published: the bare jet map, stretched to its own range",
-        ("overlay", "published"),
-    )
-    colormap: str = key("turbo", "matplotlib name of the heat's colours (style=overlay)")
-    opacity: float = key(0.65, "share of the heat's colours at the maximum, in [0, 1]")
-    outline: float = key(0.0, "draw a line where a map crosses this value in (0, 1), e.g. the background threshold; 0: none")
-    overview: int = key(12, "images on overview.png; 0 writes none")
-    workers: int = key(0, "processes; 0 is one per core")
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [
-            (0 <= self.opacity <= 1, f"view.opacity is {self.opacity}, expected in [0, 1]"),
-            (0 <= self.outline < 1, f"view.outline is {self.outline}, expected in [0, 1)"),
-            (
-                min(self.limit, self.overview, self.workers) >= 0,
-                "view.limit, view.overview and view.workers must not be negative",
-            ),
-        ]

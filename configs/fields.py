@@ -1,6 +1,7 @@
 """What every schema is made of: keys that carry their own documentation, and rules between them."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, TypeVar, cast
@@ -8,9 +9,57 @@ from typing import Any, TypeVar, cast
 Schema = TypeVar("Schema", bound="Checked")
 
 
-def key(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """Return a dataclass field with its default, its meaning (unit and range) and, where it is a choice, the values."""
-    metadata = {"help": help, "choices": choices}
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `open_low` and `open_high` leave these out themselves."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """Return whether a number lies in the range; infinite ones and NaN never do."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        """Return e.g. "> 0", "in [0, 1)" or "finite"."""
+        if math.isinf(self.low):
+            return "finite"
+        if math.isinf(self.high):
+            return f"{'>' if self.open_low else '>='} {self.low}"
+        return f"in {'(' if self.open_low else '['}{self.low}, {self.high}{')' if self.open_high else ']'}"
+
+
+FINITE, POSITIVE, NOT_NEGATIVE, COUNT = Range(), Range(0, open_low=True), Range(0), Range(1)
+UNIT, SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, open_low=True), Range(0, 1, open_high=True)
+GREY = Range(0, 256)  # 256: above every level
+# Beyond these a machine fails in ways of its own (memory, threads) that name no key.
+SIDE, PROCESSES, SEED = Range(1, 8192), Range(0, 1024), Range(0, 2**63 - 1)
+
+
+def key(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] = (),
+    *,
+    within: Range = FINITE,
+    filled: bool = False,
+    free: bool = False,
+) -> Any:
+    """Return a dataclass field with what there is to know about a key.
+
+    Args:
+        default: its value where nothing is said.
+        help: its meaning, with the unit.
+        choices: the values of a choice.
+        within: the numbers it takes; of a list, each of them.
+        filled: a text that must not be empty.
+        free: a training that is resumed may have another value; all others are those it began with.
+    """
+    metadata = {"help": help, "choices": choices, "within": within, "filled": filled, "free": free}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -37,6 +86,23 @@ def broken_rules(section: Any, name: str = "") -> Iterator[str]:
         value = getattr(section, entry.name)
         if is_dataclass(value):
             yield from broken_rules(value, f"{name}{entry.name}.")
+
+
+def broken_values(section: Any, name: str = "") -> Iterator[str]:
+    """Yield, for each value of `section` and the sections in it that its key does not take, what was expected."""
+    for entry in fields(section):
+        value, full = getattr(section, entry.name), f"{name}{entry.name}"
+        if is_dataclass(value):
+            yield from broken_values(value, f"{full}.")
+            continue
+        choices, within = entry.metadata.get("choices", ()), entry.metadata.get("within", FINITE)
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
+        if choices and value not in choices:
+            yield f"{full} is '{value}', expected one of {', '.join(choices)}"
+        elif entry.metadata.get("filled") and not str(value).strip():
+            yield f"{full} is empty, expected {entry.metadata['help'].partition(';')[0]}"
+        elif not all(number in within for number in numbers):
+            yield f"{full} is {value}, expected {'numbers ' if isinstance(value, list) else ''}{within}"
 
 
 def compose(schema: type[Schema], sections: Mapping[str, type]) -> type[Schema]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configs.fields import Checked, key
+from configs.fields import COUNT, GREY, NOT_NEGATIVE, POSITIVE, PROCESSES, SHARE, UNIT, Checked, key
 
 
 @dataclass
@@ -18,16 +18,20 @@ class PasteConfig(Checked):
         ("none", "pair", "replace"),
     )
     bank: str = key("", "folder scripts.make_foreground_bank wrote")
-    from_epoch: int = key(0, "0-based epoch pasting begins with")
-    probability: float = key(1.0, "chance that an image gets objects, in [0, 1]")
-    number: int = key(1, "objects pasted into an image; >= 1")
+    from_epoch: int = key(0, "0-based epoch pasting begins with", within=NOT_NEGATIVE)
+    probability: float = key(1.0, "chance that an image gets objects", within=UNIT)
+    number: int = key(1, "objects pasted into an image", within=COUNT)
     classes: str = key("absent", "absent: only classes the image does not hold; any: all in the bank", ("absent", "any"))
-    only: list[int] = key([], "classes (0-based) to paste; empty: all the bank holds")
-    fit: float = key(0.7, "larger objects are first shrunk to this share of the image's height and width, in (0, 1]")
-    scale: list[float] = key([0.8, 1.2], "range of the random factor on that size; its upper end times fit is at most 1")
-    attempts: int = key(10, "places tried; the first with little overlap is taken, else the one with least; 1 is plain CDA")
-    overlap: float = key(0.2, "accepted share of the object on salient pixels of the image, in [0, 1]")
-    salient: int = key(200, "pixels more salient than this (of 255) are pasted, and count as overlap")
+    only: list[int] = key([], "classes (0-based) to paste; empty: all the bank holds", within=NOT_NEGATIVE)
+    fit: float = key(0.7, "larger objects are first shrunk to this share of the image's height and width", within=SHARE)
+    scale: list[float] = key(
+        [0.8, 1.2], "range of the random factor on that size; its upper end times fit is at most 1", within=POSITIVE
+    )
+    attempts: int = key(
+        10, "places tried; the first with little overlap is taken, else the one with least; 1 is plain CDA", within=COUNT
+    )
+    overlap: float = key(0.2, "accepted share of the object on salient pixels of the image", within=UNIT)
+    salient: int = key(200, "pixels more salient than this (of 255) are pasted, and count as overlap", within=GREY)
     leak_labels: bool = key(
         False,
         "pair: the image as it is also gets the pasted class in its global label (published by mistake); local ones are right",
@@ -37,13 +41,11 @@ class PasteConfig(Checked):
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
         largest = self.fit * max(self.scale, default=0.0)
-        ordered = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        ordered = len(self.scale) == 2 and self.scale[0] <= self.scale[1]
         return [
             (self.mode == "none" or bool(self.bank), f"{name}mode is {self.mode}, which needs {name}bank"),
             (ordered, f"{name}scale is {self.scale}, expected two numbers, 0 < low <= high"),
-            (0 < largest <= 1, f"{name}fit times the upper end of {name}scale is {largest:g}, expected in (0, 1]"),
-            (0 <= self.probability <= 1, f"{name}probability is {self.probability}, expected in [0, 1]"),
-            (self.number >= 1 and self.attempts >= 1, f"{name}number and {name}attempts must be at least 1"),
+            (largest <= 1, f"{name}fit times the upper end of {name}scale is {largest:g}, expected in (0, 1]"),
             (not self.leak_labels or self.mode != "replace", f"{name}leak_labels needs {name}mode=pair"),
         ]
 
@@ -52,28 +54,30 @@ class PasteConfig(Checked):
 class BankConfig(Checked):
     """Which objects of an earlier run's result are good enough to be pasted elsewhere."""
 
-    dir: str = key("${run_dir}/foreground_bank", "folder to write: <class>/<id>.png with alpha, index.json, contact_sheet.png")
+    dir: str = key(
+        "${run_dir}/foreground_bank", "folder to write: <class>/<id>.png with alpha, index.json, contact_sheet.png", filled=True
+    )
     source: str = key("cams", "cams: class maps against a threshold; labels: pseudo-label maps", ("cams", "labels"))
-    cam_dir: str = key("${cam.dir}", "source=cams: folder of <id>_<class>.png")
-    label_dir: str = key("${pseudo.out_dir}", "source=labels: folder of <id>.png")
-    threshold: float = key(0.35, "source=cams: background score in [0, 1] (published)")
+    cam_dir: str = key("${cam.dir}", "source=cams: folder of <id>_<class>.png", filled=True)
+    label_dir: str = key("${pseudo.out_dir}", "source=labels: folder of <id>.png", filled=True)
+    threshold: float = key(0.35, "source=cams: background score (published)", within=UNIT)
     single_class: bool = key(True, "only images whose map holds one class (published)")
-    share: list[float] = key([0.1, 0.7], "smallest and largest share of the image an object may cover (published)")
+    share: list[float] = key([0.1, 0.7], "smallest and largest share of the image an object may cover (published)", within=UNIT)
     connected: float = key(
-        0.8, "share of the object its largest connected piece must hold; other pieces are left out. 0 keeps all (published)"
+        0.8,
+        "share of the object its largest connected piece must hold; other pieces are left out. 0 keeps all (published)",
+        within=UNIT,
     )
-    min_score: float = key(0.5, "source=cams: mean class score an object needs, in [0, 1]; published: 0")
+    min_score: float = key(0.5, "source=cams: mean class score an object needs; published: 0", within=UNIT)
     min_salient: float = key(
-        0.5, "share of the object that must be more salient than l2g.paste.salient (only that is pasted); published: 0"
+        0.5,
+        "share of the object that must be more salient than l2g.paste.salient (only that is pasted); published: 0",
+        within=UNIT,
     )
-    max_per_class: int = key(0, "objects kept of a class, the best scores first; 0 is all")
-    workers: int = key(0, "processes; 0 is one per core")
+    max_per_class: int = key(0, "objects kept of a class, the best scores first; 0 is all", within=NOT_NEGATIVE)
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
-        shares = len(self.share) == 2 and 0 <= self.share[0] <= self.share[1] <= 1
-        units = {name: getattr(self, name) for name in ("threshold", "connected", "min_score", "min_salient")}
-        return [
-            (shares, f"{name}share is {self.share}, expected two numbers, 0 <= low <= high <= 1"),
-            *((0 <= value <= 1, f"{name}{unit} is {value}, expected in [0, 1]") for unit, value in units.items()),
-        ]
+        shares = len(self.share) == 2 and self.share[0] <= self.share[1]
+        return [(shares, f"{name}share is {self.share}, expected two numbers, 0 <= low <= high <= 1")]

@@ -11,50 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from configs.cam_schema import CamConfig, PseudoConfig, RefineConfig
-from configs.evaluation_schema import EvalConfig, ScoreConfig, ViewConfig
-from configs.fields import Checked, key
+from configs.evaluation_schema import EvalConfig, ScoreConfig
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, Checked, key
 from configs.paste_schema import BankConfig, PasteConfig
-
-
-@dataclass
-class CheckConfig:
-    out: str = key("${run_dir}/check/report.json", "report of scripts.check_data")
-    cache: str = key("${data.root}/.check_cache.jsonl", "what earlier checks found, by file size and time; empty: none")
-    workers: int = key(0, "processes; 0 is one per core")
-    val_lists: list[str] = key(
-        ["val_cls.txt", "val_aug.txt", "val.txt"],
-        "validation lists, relative to data.root; those that are there are checked, and against data.train_list for overlap",
-    )
-
-
-@dataclass
-class SaliencyConfig:
-    model: str = key("", "an ONNX file of a salient-object network, or rembg:<name> (rembg:u2net, rembg:isnet-general-use)")
-    image_list: str = key("${data.train_list}", "images to make maps for: a list, or 'all' for every picture of data.image_dir")
-    out_dir: str = key("${data.root}/${data.saliency_dir}", "folder for 8-bit grey <id>.png of the image's size")
-    input_size: int = key(320, "side the picture is resized to, pixels, where the ONNX file leaves it open")
-    divide: str = key(
-        "max", "max: pixels are divided by their maximum (U2-Net); 255: by 255, before mean and std", ("max", "255")
-    )
-    mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB subtracted from the divided picture")
-    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations it is divided by")
-    output: int = key(0, "which output of the ONNX file is the map, 0-based")
-    sigmoid: bool = key(False, "the output is logits: apply the logistic function")
-    stretch: bool = key(True, "stretch every map to the full range (U2-Net); false: the output already lies in [0, 1]")
-    workers: int = key(0, "processes; 0 is one per core, or one on a GPU")
-    overwrite: bool = key(False, "make maps that are there anew")
+from configs.tools_schema import CheckConfig, SaliencyConfig, ViewConfig
 
 
 @dataclass
 class CrfConfig:
     """Dense CRF (Kraehenbuehl & Koltun 2011). Names and defaults are those of the published DeepLab files (set A)."""
 
-    iter_max: int = key(10, "mean-field iterations; >= 1")
-    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)")
-    pos_xy_std: float = key(1.0, "its standard deviation, pixels; > 0")
-    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)")
-    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels; > 0")
-    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255; > 0")
+    iter_max: int = key(10, "mean-field iterations", within=COUNT)
+    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)", within=NOT_NEGATIVE)
+    pos_xy_std: float = key(1.0, "its standard deviation, pixels", within=POSITIVE)
+    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)", within=NOT_NEGATIVE)
+    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels", within=POSITIVE)
+    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255", within=POSITIVE)
     backend: str = key(
         "auto",
         "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",
@@ -66,24 +38,32 @@ class CrfConfig:
         ("true", "published"),
     )
     drop_below: float = key(
-        0.0, "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe"
+        0.0,
+        "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe",
+        within=BELOW_ONE,
     )
-    workers: int = key(0, "processes, one thread each; 0 is one per core")
+    workers: int = key(0, "processes, one thread each; 0 is one per core", within=PROCESSES)
 
 
 @dataclass
 class DataConfig:
-    root: str = key("data/voc12", "folder of the dataset")
-    num_classes: int = key(20, "number of foreground classes, background not counted; > 0")
-    class_names: Any = key("voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names")
+    root: str = key("data/voc12", "folder of the dataset", filled=True, free=True)
+    num_classes: int = key(20, "number of foreground classes, background not counted", within=COUNT)
+    class_names: Any = key(
+        "voc12", "voc12, coco14, a text file with one name a line, or a list of num_classes names", free=True
+    )
     image_dir: Any = key(
         "JPEGImages",
         "folder of <id>.jpg, or a name with {id} in it, e.g. images/val2014/COCO_val2014_{id}.jpg, relative to data.root; of a "
         "list of these the first that has the file counts",
+        filled=True,
     )
-    saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root")
+    saliency_dir: str = key("Sal", "folder of 8-bit grey <id>.png of the image's size, relative to data.root", filled=True)
     label_dir: str = key(
-        "SegmentationClassAug", "ground-truth label maps: folder of <id>.png or a name with {id}, as image_dir"
+        "SegmentationClassAug",
+        "ground-truth label maps: folder of <id>.png or a name with {id}, as image_dir",
+        filled=True,
+        free=True,
     )
     paths: str = key(
         "folders",
@@ -96,15 +76,29 @@ class DataConfig:
         "image-level labels: lists: train_list, infer_list, label_list; masks: the classes of label maps",
         ("lists", "masks"),
     )
-    train_list: str = key("${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based")
-    infer_list: str = key("${data.root}/train_cls.txt", "images to write CAMs for; same format (a bare <id> has no labels)")
-    eval_list: str = key(
-        "${data.root}/train_aug.txt", "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines"
+    train_list: str = key(
+        "${data.root}/train_cls.txt", "training images: '<id> <class> <class> ...' lines, classes 0-based", filled=True
     )
-    label_list: str = key("${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id")
+    infer_list: str = key(
+        "${data.root}/train_cls.txt",
+        "images to write CAMs for; same format (a bare <id> has no labels)",
+        filled=True,
+        free=True,
+    )
+    eval_list: str = key(
+        "${data.root}/train_aug.txt",
+        "images to evaluate and label; id lines or '/JPEGImages/<id>.jpg /...png' lines",
+        filled=True,
+        free=True,
+    )
+    label_list: str = key(
+        "${data.root}/train_cls.txt", "image-level labels of eval_list's images, joined by id", filled=True, free=True
+    )
     mean: list[float] = key([0.485, 0.456, 0.406], "channel means of RGB in [0, 1]")
-    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]")
-    workers: int = key(8, "loader processes per training or inference process; 0 loads in the main process")
+    std: list[float] = key([0.229, 0.224, 0.225], "channel standard deviations of RGB in [0, 1]", within=POSITIVE)
+    workers: int = key(
+        8, "loader processes per training or inference process; 0 loads in the main process", within=PROCESSES, free=True
+    )
 
 
 @dataclass
@@ -119,15 +113,14 @@ class GateConfig:
     suppression_places: list[str] = key(
         ["b6", "b7"], "blocks it follows: b2 .. b7 of resnet38, or features (any trunk: what the head gets)"
     )
-    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left, in (0, 1]")
+    suppression_ratio: float = key(0.55, "suppression=fixed: share of the maximum that is left", within=SHARE)
     attention: str = key(
-        "none",
-        "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial",
+        "none", "se, spatial, eca, simam, nam, pam, cam, gam, polarized_channel, polarized_spatial, none; sums: se+spatial"
     )
     attention_places: list[str] = key(
         ["b6", "b7"], "blocks whose residual branch it weighs: b6, b7 of resnet38, or features (any trunk)"
     )
-    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1")
+    attention_reduction: int = key(16, "attention=se: divisor of the channels inside, >= 1", within=COUNT)
     train_gates: bool = key(
         False,
         "suppression and attention learn at the head's rate; published: only their 2-D convolutions learn, at the trunk's",
@@ -136,72 +129,92 @@ class GateConfig:
 
 @dataclass
 class ModelConfig(GateConfig):
-    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>")
-    width: float = key(1.0, "channel multiplier of resnet38, in (0, 1]; 1 is the published network")
+    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
+    width: float = key(1.0, "channel multiplier of resnet38; 1 is the published network", within=SHARE)
     pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
     allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
     allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
     freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
-    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", ())
+    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", within=COUNT)
     checkpoint_activations: bool = key(
-        False, "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time"
+        False,
+        "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
+        free=True,
     )
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = key(10, "passes over train_list, classify_epochs included")
+    epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, free=True)
     classify_epochs: int = key(
-        0, "first epochs of plain classification: l2g's networks both start from it, wsfcn does not learn from its masks in it"
+        0,
+        "first epochs of plain classification: l2g's networks both start from it, wsfcn does not learn from its masks in it",
+        within=NOT_NEGATIVE,
     )
-    batch_size: int = key(3, "images per step over all processes")
-    iter_size: int = key(1, "batches accumulated per optimiser step")
+    batch_size: int = key(3, "images per step over all processes", within=COUNT)
+    iter_size: int = key(1, "batches accumulated per optimiser step", within=COUNT)
     optimizer: str = key("sgd", "optimiser", ("sgd", "adamw"))
-    lr: float = key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor")
-    classify_lr: float = key(0.0, "learning rate of the classify_epochs; 0 means train.lr")
-    lr_head_factor: float = key(10.0, "learning-rate factor of the CAM head's layers (published 10)")
-    momentum: float = key(0.9, "SGD momentum")
+    lr: float = key(0.001, "learning rate of pretrained convolutions; biases x2, new layers x lr_head_factor", within=POSITIVE)
+    classify_lr: float = key(0.0, "learning rate of the classify_epochs; 0 means train.lr", within=NOT_NEGATIVE)
+    lr_head_factor: float = key(10.0, "learning-rate factor of the CAM head's layers (published 10)", within=NOT_NEGATIVE)
+    momentum: float = key(0.9, "SGD momentum", within=BELOW_ONE)
     nesterov: bool = key(True, "Nesterov momentum")
-    weight_decay: float = key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)")
+    weight_decay: float = key(0.0005, "L2 penalty (sgd) or decoupled decay (adamw)", within=NOT_NEGATIVE)
     schedule: str = key(
         "step", "step: x decay_factor at decay_epochs; poly: x (1 - t/T)^poly_power per iteration", ("step", "poly")
     )
-    decay_epochs: list[int] = key([5], "0-based epochs at whose start the rate is multiplied by decay_factor")
-    decay_factor: float = key(0.1, "factor of the step schedule")
-    poly_power: float = key(0.7, "power of the poly schedule")
-    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none")
+    decay_epochs: list[int] = key(
+        [5], "0-based epochs at whose start the rate is multiplied by decay_factor", within=NOT_NEGATIVE
+    )
+    decay_factor: float = key(0.1, "factor of the step schedule", within=POSITIVE)
+    poly_power: float = key(0.7, "power of the poly schedule", within=NOT_NEGATIVE)
+    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none", within=NOT_NEGATIVE)
     shuffle: bool = key(False, "new order each epoch; the published L2G runs keep the list order")
     drop_last: bool = key(False, "an epoch's images that fill no batch are left out (published WS-FCN)")
-    first_epoch: int = key(0, "0-based epoch to begin with, for a run that continues another one's with init_from")
+    first_epoch: int = key(
+        0, "0-based epoch to begin with, for a run that continues another one's with init_from", within=NOT_NEGATIVE
+    )
     init_from: str = key("", "checkpoint both networks start from (published layout or ours); the optimiser starts anew")
     init_local: str = key(
         "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
     )
-    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew")
-    log_every: int = key(100, "batches between log lines and TensorBoard scalars")
-    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never")
-    save_every: int = key(1000, "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then")
-    keep_epochs: list[int] = key([], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth")
+    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew", free=True)
+    overwrite: bool = key(False, "set an earlier training of this run's folder aside and start anew", free=True)
+    log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, free=True)
+    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)
+    save_every: int = key(
+        1000,
+        "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then",
+        within=NOT_NEGATIVE,
+        free=True,
+    )
+    keep_epochs: list[int] = key(
+        [], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth", within=NOT_NEGATIVE, free=True
+    )
     published_name: str = key(
         "",
         "also write the last and the kept epochs in the published layout as model/<published_name>_epoch_<n>.pth, e.g. "
         "pascal_voc or mscoco; empty: no",
+        free=True,
     )
-    clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)")
+    clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)", within=NOT_NEGATIVE)
+
+
+LARGEST_HUE = 0.5
 
 
 @dataclass
-class ValidationConfig(Checked):
+class ValidationConfig:
     """Section `validation`: epochs at whose end losses and average precision are computed, and weights selected."""
 
     image_list: str = key("", "image-level labels of the images to validate on, as data.train_list; empty: no validation")
     log_list: str = key(
         "", "a second list that is logged as well but not selected by (published WS-FCN: train_voc); empty: none"
     )
-    every: int = key(1, "epochs between validations; >= 1")
-    from_epoch: int = key(0, "passes after which weights may be selected; >= 0")
+    every: int = key(1, "epochs between validations", within=COUNT)
+    from_epoch: int = key(0, "passes after which weights may be selected", within=NOT_NEGATIVE)
     ties: bool = key(True, "an equal score replaces the best one (WS-FCN); false: only a higher one (1-Stage)")
     views: str = key(
         "fixed",
@@ -212,15 +225,9 @@ class ValidationConfig(Checked):
         0,
         "selected weights also stay as model/model_enc_e<epoch>Xs<score>.pth, the optimiser's state as opt_enc_..., at most so "
         "many (WS-FCN 10, 1-Stage 5); 0: only model/best.pth",
+        within=NOT_NEGATIVE,
+        free=True,
     )
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [
-            (self.every >= 1, f"{name}every is {self.every}, expected at least 1"),
-            (self.from_epoch >= 0, f"{name}from_epoch is {self.from_epoch}, expected >= 0"),
-            (self.snapshots >= 0, f"{name}snapshots is {self.snapshots}, expected >= 0"),
-        ]
 
 
 @dataclass
@@ -230,9 +237,9 @@ class SampleConfig(Checked):
     A method's settings (`models/method.py`) are this and its own keys. Defaults are the published sample of L2G.
     """
 
-    input_size: int = key(448, "side of the view, pixels")
-    crop_size: int = key(320, "side of a local view, pixels; <= input_size")
-    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none")
+    input_size: int = key(448, "side of the view, pixels", within=SIDE)
+    crop_size: int = key(320, "side of a local view, pixels; <= input_size", within=SIDE)
+    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none", within=NOT_NEGATIVE)
     boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = key(
         "short",
@@ -240,17 +247,23 @@ class SampleConfig(Checked):
         "picture, by area_scale and aspect, to input_size^2 (published WS-FCN)",
         ("short", "square", "area"),
     )
-    area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture, in (0, 1] (resize=area)")
-    aspect: list[float] = key([0.75, 1.3333], "range of its width over height, drawn on a log scale (resize=area)")
-    short_side: int = key(512, "short side after resizing, pixels (resize=short)")
+    area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture (resize=area)", within=SHARE)
+    aspect: list[float] = key(
+        [0.75, 1.3333], "range of its width over height, drawn on a log scale (resize=area)", within=POSITIVE
+    )
+    short_side: int = key(512, "short side after resizing, pixels (resize=short)", within=SIDE)
     crop: str = key(
         "swapped",
         "swapped: width and height swapped, black padding (published); correct: a real random crop",
         ("swapped", "correct"),
     )
     flip: bool = key(False, "random horizontal flip (published: none)")
-    scale_jitter: list[float] = key([1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)")
-    color_jitter: list[float] = key([0.3, 0.3, 0.3, 0.1], "brightness, contrast, saturation, hue half-ranges")
+    scale_jitter: list[float] = key(
+        [1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)", within=POSITIVE
+    )
+    color_jitter: list[float] = key(
+        [0.3, 0.3, 0.3, 0.1], "half-ranges of brightness, contrast, saturation and hue (turns)", within=NOT_NEGATIVE
+    )
     saliency: str = key("map", "map: samples hold saliency maps; none: they need not exist", ("map", "none"))
     saliency_resize: str = key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
     saliency_norm: str = key(
@@ -264,16 +277,20 @@ class SampleConfig(Checked):
         fewest = 4 if self.boxes == "corners" else 1
         return [
             (
-                self.patches == 0 or 0 < self.crop_size <= self.input_size,
+                self.patches == 0 or self.crop_size <= self.input_size,
                 f"{name}crop_size is {self.crop_size}, expected at most {name}input_size ({self.input_size})",
             ),
             (
                 self.patches == 0 or self.patches >= fewest,
                 f"{name}patches is {self.patches}, expected at least {fewest} (boxes={self.boxes})",
             ),
-            (len(self.color_jitter) == 4, f"{name}color_jitter needs four numbers: brightness, contrast, saturation, hue"),
             (
-                len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1],
+                len(self.color_jitter) == 4 and self.color_jitter[3] <= LARGEST_HUE,
+                f"{name}color_jitter is {self.color_jitter}, expected four numbers: brightness, contrast, saturation, and hue "
+                f"up to {LARGEST_HUE}",
+            ),
+            (
+                len(self.scale_jitter) == 2 and self.scale_jitter[0] <= self.scale_jitter[1],
                 f"{name}scale_jitter needs two numbers, 0 < low <= high",
             ),
             (
@@ -282,12 +299,12 @@ class SampleConfig(Checked):
                 f"{name}resize=short or {name}scale_jitter=[1,1]",
             ),
             (
-                len(self.area_scale) == 2 and 0 < self.area_scale[0] <= self.area_scale[1] <= 1,
-                f"{name}area_scale needs two numbers, 0 < low <= high <= 1",
+                len(self.area_scale) == 2 and self.area_scale[0] <= self.area_scale[1],
+                f"{name}area_scale needs two numbers, low <= high",
             ),
             (
-                len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1],
-                f"{name}aspect needs two numbers, 0 < low <= high",
+                len(self.aspect) == 2 and self.aspect[0] <= self.aspect[1],
+                f"{name}aspect needs two numbers, low <= high",
             ),
         ]
 
@@ -298,15 +315,16 @@ class Config(Checked):
 
     section: ClassVar[str] = ""  # of the picked method
     method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
-    name: str = key("exp_voc", "name of the run; outputs go to run_dir")
-    run_dir: str = key("runs/${name}", "folder of everything the run writes")
-    seed: int = key(0, "seed of every random draw; >= 0")
-    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>")
-    precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"))
-    threads: int = key(0, "CPU threads per process; 0 leaves torch's default")
+    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, free=True)
+    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, free=True)
+    seed: int = key(0, "seed of every random draw", within=SEED)
+    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, free=True)
+    precision: str = key("auto", "auto: bf16 autocast on cuda, fp32 on cpu", ("auto", "fp32", "bf16"), free=True)
+    threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, free=True)
     compile: bool = key(
         False,
         "training and CAM inference compile the trunks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
+        free=True,
     )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -333,26 +351,25 @@ class Config(Checked):
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
         train = self.train
         return [
-            (self.seed >= 0, f"seed is {self.seed}, expected >= 0"),
-            (self.data.num_classes > 0, f"data.num_classes is {self.data.num_classes}, expected > 0"),
             (len(self.data.mean) == len(self.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
-            (all(s > 0 for s in self.data.std), "data.std must be positive"),
             (
                 self.model.freeze_bn or not self.model.checkpoint_activations,
                 "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
             ),
-            (0 < self.model.width <= 1, f"model.width is {self.model.width}, expected in (0, 1]"),
-            (train.batch_size >= 1 and train.iter_size >= 1, "train.batch_size and train.iter_size must be at least 1"),
-            (train.epochs >= 1, f"train.epochs is {train.epochs}, expected at least 1"),
-            (train.classify_epochs >= 0, f"train.classify_epochs is {train.classify_epochs}, expected >= 0"),
-            (train.lr > 0, f"train.lr is {train.lr}, expected > 0"),
             (
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
             ),
             (
-                0 <= train.first_epoch < train.epochs,
-                f"train.first_epoch is {train.first_epoch}, expected at least 0 and below train.epochs ({train.epochs})",
+                not (train.overwrite and train.resume),
+                f"train.overwrite=true starts anew, but train.resume is '{train.resume}'; leave one of them out",
             ),
-            (all(0 <= t <= 1 for t in self.eval.thresholds), "eval.thresholds must lie in [0, 1]"),
+            (
+                train.first_epoch < train.epochs,
+                f"train.first_epoch is {train.first_epoch}, expected below train.epochs ({train.epochs})",
+            ),
+            (
+                max(train.keep_epochs, default=0) < train.epochs,
+                f"train.keep_epochs is {train.keep_epochs}, expected epochs below train.epochs ({train.epochs})",
+            ),
         ]

@@ -20,7 +20,7 @@ from deeplab.caffe import CaffeLayer, read_caffemodel
 from deeplab.network import DeepLab, build_deeplab
 from deeplab.weights import BASE, from_torchvision
 from utils.errors import UserError
-from utils.training.weights import listed_keys, read_weights, save_weights
+from utils.training.weights import check_finite, listed_keys, read_weights, save_weights
 
 # Copies of the shared branches at smaller scales.
 SHARED = ("res075", "res05")
@@ -50,7 +50,9 @@ def run(path: Path) -> dict[str, Tensor]:
         UserError: for an unreadable file, an unknown layer, or settings other than the network's.
     """
     if path.suffix == ".caffemodel":
-        return from_caffe(read_caffemodel(path))
+        state = from_caffe(read_caffemodel(path))
+        check_finite(state, path)
+        return state
     state = read_weights(path)
     renamed = from_torchvision(state)
     if renamed is state:

@@ -9,7 +9,7 @@ alone, published names) and last.pth (continue with train.resume=auto); TensorBo
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +25,8 @@ from deeplab.settings import parse_args
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
 from models.method import Picture
-from utils.config import flat_settings, save_config
-from utils.data.lists import training_items
+from utils.config import flat_settings, lasting_settings, save_config
+from utils.data.lists import Item, training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
 from utils.files import remove_leftovers
@@ -34,9 +34,10 @@ from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, writ
 from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, sum_over_ranks, training_session
+from utils.runtime.provenance import fingerprint
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
-from utils.training.state import TrainState, find_resume
+from utils.training.state import TrainState, find_resume, refuse_used
 from utils.training.trainer import Course, Trainer
 from utils.training.weights import save_weights
 
@@ -55,7 +56,12 @@ def run(cfg: DeepLabConfig) -> int:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
     folder = models_dir(cfg)
-    with training_session(cfg.device, cfg.threads, folder) as (place, stop):
+    run_folders = [folder, logs_dir(cfg)]
+    inputs = [cfg.dataset.root, cfg.dataset.train_list, cfg.model.init_model]
+    replaced = run_folders if cfg.train.overwrite else []
+    with training_session(cfg.device, cfg.threads, folder, replaced=replaced, inputs=inputs) as (place, stop):
+        if not replaced:
+            refuse_used(folder, cfg.train.resume, name="exp.id", renamed=run_folders)
         log = get_logger(logs_dir(cfg), rank=place.rank)
         items, label_folder = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
         dataset = CropDataset(items, cfg.dataset, cfg.image, cfg.seed)
@@ -67,10 +73,9 @@ def run(cfg: DeepLabConfig) -> int:
         network.to(place.device).to(memory_format=training_format(network, place.device))
         if cfg.compile:
             compile_in_place(network.base, place.device, sizes_vary=False)  # one code per scale; losses stay uncompiled
-        state = build_state(cfg, network)
+        state = build_state(cfg, network, items)
         course = build_course(cfg, dataset)
-        if (path := state.resume(cfg.train.resume, folder)) is not None:
-            log.info("resumed from %s at %s", path, course.plan.describe(state.position))
+        state.resume(cfg.train.resume, folder, course.plan, log)
         if place.is_main:
             remove_leftovers(folder)
             save_config(cfg, logs_dir(cfg) / "config.yaml")
@@ -153,7 +158,7 @@ def build_course(cfg: DeepLabConfig, dataset: CropDataset) -> Course:
     )
 
 
-def build_state(cfg: DeepLabConfig, network: MultiScale) -> TrainState:
+def build_state(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item]) -> TrainState:
     """Return the state of a training at its beginning."""
     solver = cfg.solver
     optimizer = build_optimizer(
@@ -163,13 +168,11 @@ def build_state(cfg: DeepLabConfig, network: MultiScale) -> TrainState:
         weight_decay=solver.weight_decay,
         momentum=solver.momentum,
     )
-    identity = {
-        "seed": cfg.seed,
-        "solver.batch_size.train": solver.batch_size.train,
-        "solver.iter_size": solver.iter_size,
-        "model.name": cfg.model.name,
-    }
-    return TrainState({"state_dict": network}, optimizer, identity)
+    identity, may_change = lasting_settings(cfg, ("dataset", "image", "model", "solver", "train"))
+    # The list may lie elsewhere, but must be the same.
+    folders = (item.labels.parent.name if item.labels else "" for item in items)
+    identity["dataset.train_list"] = fingerprint([f"{i.image_id} {name}" for i, name in zip(items, folders, strict=True)])
+    return TrainState({"state_dict": network}, optimizer, identity, may_change=may_change)
 
 
 def _write_card(cfg: DeepLabConfig, state: TrainState, items: int) -> None:

@@ -4,14 +4,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplab.network import DeepLab, MultiScale
 from models.backbones.resnet import caffe_resnet_name
 from models.backbones.vgg16 import caffe_vgg_name
 from utils.data.images import MAX_GREY
 from utils.errors import UserError
-from utils.training.weights import listed_keys, read_weights
+from utils.training.weights import check_shapes, listed_keys, read_weights
 
 BASE = "base."
 IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
@@ -26,7 +26,6 @@ def load_checkpoint(network: MultiScale, path: str | Path) -> None:
     """
     state = _without_base(read_weights(path))
     own = network.base.state_dict()
-    _check_shapes(own, state, path, "dataset.n_classes and model.name")
     missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
     unexpected = [k for k in state if k not in own]
     if missing or unexpected:
@@ -34,6 +33,7 @@ def load_checkpoint(network: MultiScale, path: str | Path) -> None:
             f"{path} does not fit this network: {len(missing)} missing keys ({listed_keys(missing)}), {len(unexpected)} "
             f"unexpected ({listed_keys(unexpected)}); check model.name and the path"
         )
+    _check_shapes(own, state, path, network.base)
     network.base.load_state_dict({**own, **state})
 
 
@@ -71,7 +71,7 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
             f"init file {path} lacks {len(missing)} of the {len(trunk)} trunk entries of {network.__class__.__name__} "
             f"({listed_keys(missing)}); check model.init_model and model.name"
         )
-    _check_shapes(trunk, state, path, "model.name and model.width")
+    _check_shapes(trunk, state, path, base)
     new_head = [k for k in own if k.startswith(head) and (k not in state or state[k].shape != own[k].shape)]
     taken = {k: v for k, v in state.items() if k in own and k not in new_head}
     base.load_state_dict({**own, **taken})
@@ -106,14 +106,9 @@ def _without_base(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(BASE): value for key, value in state.items()}
 
 
-def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: str | Path, keys: str) -> None:
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if wrong:
-        k = wrong[0]
-        raise UserError(
-            f"{path} does not fit: {len(wrong)} entries differ in shape, e.g. {k} is {list(state[k].shape)}, expected "
-            f"{list(own[k].shape)}; check {keys}"
-        )
+def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: str | Path, base: nn.Module) -> None:
+    head = f"{getattr(base, 'head_name', '')}."
+    check_shapes(own, state, path, head=head, classes="dataset.n_classes", keys="model.name and model.width")
 
 
 def _matches(key: str, patterns: list[str]) -> bool:

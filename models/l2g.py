@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.fields import key
+from configs.fields import COUNT, NOT_NEGATIVE, key
 from configs.schema import Config, SampleConfig
 from models.cam_net import CamNetwork, cam_network
 from models.layers.transfer import (
@@ -32,15 +32,17 @@ from models.method import Batch, Method, Phase, Picture, StepOutput
 class L2GSettings(SampleConfig):
     """Section `l2g`: the sample, and the transfer. Defaults are the published VOC values."""
 
-    patches: int = key(6, "local views per image; >= 4 with boxes=corners")
+    patches: int = key(6, "local views per image; >= 4 with boxes=corners", within=COUNT)
     saliency: str = key(
         "map", "map: saliency PNGs shape the target; none: the target is the winner map itself", ("map", "none")
     )
     saliency_grid: str = key(
         "nearest", "how saliency reaches the CAM grid: nearest (published) or the mean over each cell", ("nearest", "area")
     )
-    kd_weight: float = key(10.0, "weight of the transfer loss, mean squared error over all channels (published: 10, COCO 30)")
-    bg_threshold: float = key(0.001, "winner score above which a cell takes part in the target")
+    kd_weight: float = key(
+        10.0, "weight of the transfer loss, mean squared error over all channels (published: 10, COCO 30)", within=NOT_NEGATIVE
+    )
+    bg_threshold: float = key(0.001, "winner score above which a cell takes part in the target", within=NOT_NEGATIVE)
     background_target: str = key(
         "indicator",
         "indicator: 1[T>thr](1-s), VOC; value: T(1-s), COCO; complement: 1-s everywhere",
@@ -60,18 +62,12 @@ class L2GSettings(SampleConfig):
     target_dropout: bool = key(
         True, "dropout stays on while the local network makes targets (published); false costs a second local forward"
     )
-    global_cls_weight: float = key(0.0, "weight of the global network's classification loss (published: 0, only logged)")
+    global_cls_weight: float = key(
+        0.0, "weight of the global network's classification loss (published: 0, only logged)", within=NOT_NEGATIVE
+    )
     global_cls_pool: str = key(
         "mean", "pooling of that loss: mean over all cells, or saliency-weighted mean", ("mean", "saliency")
     )
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        return [
-            *super().rules(name),
-            (self.patches > 0, f"{name}patches is {self.patches}, expected at least 1"),
-            (self.bg_threshold >= 0, f"{name}bg_threshold is {self.bg_threshold}, expected >= 0"),
-        ]
 
 
 CLASSIFICATION, TRANSFER = "classification", "local-to-global transfer"

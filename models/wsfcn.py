@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.fields import key
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, UNIT, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
 from models.cam_net import Trunk
@@ -52,31 +52,26 @@ CLS_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class SingleStageSettings(SampleConfig):
     """Section `wsfcn`: the sample, the network and its losses. Defaults are the published VOC values."""
 
-    decoder_width: int = key(256, "channels of the decoder (published: 256); >= 1")
-    gate_psi: float = key(0.3, "share of shallow features behind the stochastic gate, in [0, 1)")
+    decoder_width: int = key(256, "channels of the decoder (published: 256)", within=COUNT)
+    gate_psi: float = key(0.3, "share of shallow features behind the stochastic gate", within=BELOW_ONE)
     cls_loss: str = key("softmargin", "image classification loss", tuple(CLS_LOSSES))
-    focal_power: float = key(3.0, "power of the focal size penalty; >= 0")
-    focal_lambda: float = key(0.01, "its lambda, > 0 (published: 0.01, COCO 0.1)")
-    mask_weight: float = key(1.0, "weight of the loss against pseudo labels, after train.classify_epochs; >= 0")
-    floor: float = key(0.2, "pseudo labels: least mask value of a labelled pixel, in [0, 1] (published: 0.2, COCO 0.1)")
-    background_factor: float = key(0.7, "pseudo labels: least share of the background mask's maximum, in [0, 1] (COCO 0.8)")
-    foreground_factor: float = key(0.6, "pseudo labels: least share of a class mask's maximum, in [0, 1]")
-    background_score: float = key(0.1, "method=bsl: score of background beside the CAMs, in [0, 1]")
-    bias_factor: float = key(2.0, "learning-rate factor of the trunk's biases (published: 2, ResNets 1); >= 0")
-    head_bias_factor: float = key(40.0, "learning-rate factor of new biases (published: 40, ResNets 10; 1-Stage 20, 10); >= 0")
+    focal_power: float = key(3.0, "power of the focal size penalty", within=NOT_NEGATIVE)
+    focal_lambda: float = key(0.01, "its lambda (published: 0.01, COCO 0.1)", within=POSITIVE)
+    mask_weight: float = key(1.0, "weight of the loss against pseudo labels, after train.classify_epochs", within=NOT_NEGATIVE)
+    floor: float = key(0.2, "pseudo labels: least mask value of a labelled pixel (published: 0.2, COCO 0.1)", within=UNIT)
+    background_factor: float = key(0.7, "pseudo labels: least share of the background mask's maximum (COCO 0.8)", within=UNIT)
+    foreground_factor: float = key(0.6, "pseudo labels: least share of a class mask's maximum", within=UNIT)
+    background_score: float = key(0.1, "method=bsl: score of background beside the CAMs", within=UNIT)
+    bias_factor: float = key(2.0, "learning-rate factor of the trunk's biases (published: 2, ResNets 1)", within=NOT_NEGATIVE)
+    head_bias_factor: float = key(
+        40.0, "learning-rate factor of new biases (published: 40, ResNets 10; 1-Stage 20, 10)", within=NOT_NEGATIVE
+    )
     pamr: PamrConfig = field(default_factory=PamrConfig)
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
-        shares = ("floor", "background_factor", "foreground_factor", "background_score")
-        positive = ("decoder_width", "focal_lambda")
-        counts = ("focal_power", "mask_weight", "bias_factor", "head_bias_factor")
         return [
             *super().rules(name),
-            *[(0 <= (v := getattr(self, k)) <= 1, f"{name}{k} is {v}, expected in [0, 1]") for k in shares],
-            *[((v := getattr(self, k)) > 0, f"{name}{k} is {v}, expected > 0") for k in positive],
-            *[((v := getattr(self, k)) >= 0, f"{name}{k} is {v}, expected >= 0") for k in counts],
-            (0 <= self.gate_psi < 1, f"{name}gate_psi is {self.gate_psi}, expected in [0, 1)"),
             (self.patches == 0, f"{name}patches is {self.patches}, expected 0: this method sees whole views only"),
         ]
 

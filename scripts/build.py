@@ -49,15 +49,22 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     return load_schema(path, overrides, config_schema)
 
 
-def build_method(cfg: Config, device: "torch.device") -> "Method":
-    """Build the configured method with its initial weights on `device`, in the memory layouts that suit its networks."""
+def build_method(cfg: Config, device: "torch.device", *, initial: bool = True) -> "Method":
+    """Build the configured method on `device`, in the memory layouts that suit its networks.
+
+    Args:
+        cfg: the run.
+        device: where it will run.
+        initial: load the initial weights; False where a checkpoint follows: their file need not be there any more.
+    """
     from models.layers.cpu_convs import training_format
     from models.method import find_method
 
     with user_errors():
         method = find_method(cfg.method)(cfg)
     for index, network in enumerate(method.networks().values()):
-        load_initial_weights(network, cfg, cfg.train.init_local if index else "global")
+        if initial:
+            load_initial_weights(network, cfg, cfg.train.init_local if index else "global")
         network.to(device).to(memory_format=training_format(network, device))
         if cfg.compile:
             compile_in_place(_trunk(network), device, sizes_vary=False)  # crops and losses stay uncompiled

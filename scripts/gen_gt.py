@@ -47,7 +47,7 @@ def run(cfg: Config) -> dict[str, Any]:
     out_dir, cam_dir = Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
     data = DataFolder.of(cfg.data, cfg.data.eval_list)
     source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, _refiner(cfg))
-    _check(cfg, source)
+    _check(source)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
     with lock_folder(out_dir):
@@ -96,14 +96,8 @@ def _refiner(cfg: Config) -> Refiner | Chain | None:
         return build_refiner(cfg.pseudo.refine, cfg)
 
 
-def _check(cfg: Config, source: LabelSource) -> None:
-    """Refuse constants out of range, and an output folder that holds inputs: its files would be overwritten."""
-    for key in ("cam_floor", "conflict", "cam_salient", "min_foreground"):
-        value = getattr(cfg.pseudo, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"pseudo.{key} is {value}, expected in [0, 1]")
-    if cfg.pseudo.salient < 0:
-        raise UserError(f"pseudo.salient is {cfg.pseudo.salient}, expected >= 0 (of 255; 256 turns the rule off)")
+def _check(source: LabelSource) -> None:
+    """Refuse an output folder that holds inputs: its files would be overwritten."""
     source.data.refuse_output(source.out_dir, "pseudo.out_dir")
     if source.cam_dir.resolve() == source.out_dir.resolve():
         raise UserError(

@@ -30,7 +30,7 @@ from utils.cams.store import CamWriter, claim, describe_source, unfinished
 from utils.config import flat_settings, save_config
 from utils.data.folder import DataFolder, read_labels
 from utils.data.loading import SizedBatch, build_loader
-from utils.errors import UserError, run_program, user_errors
+from utils.errors import run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
 from utils.runtime.device import autocast_for, set_threads
@@ -74,11 +74,7 @@ def run(cfg: Config) -> dict[str, Any]:
 
 
 def _check(cfg: Config) -> None:
-    """Refuse thresholds out of range, and label maps that would replace inputs."""
-    for key in ("label_threshold", "score_threshold"):
-        value = getattr(cfg.cam, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"cam.{key} is {value}, expected in [0, 1]")
+    """Refuse label maps that would replace inputs."""
     if cfg.cam.label_dir:
         DataFolder.of(cfg.data, cfg.data.infer_list).refuse_output(Path(cfg.cam.label_dir), "cam.label_dir")
 

@@ -14,7 +14,8 @@ l2g.saliency=map and pseudo.fusion=saliency.
 from functools import partial
 from pathlib import Path
 
-from configs.schema import Config, SaliencyConfig
+from configs.schema import Config
+from configs.tools_schema import SaliencyConfig
 from scripts.build import parse_args
 from utils.data.folder import DataFolder
 from utils.data.images import read_image, write_png
@@ -40,10 +41,8 @@ def run(cfg: Config) -> int:
         UserError: for a missing model, library or picture, or a folder that leads to another data set.
     """
     settings = cfg.saliency
-    if len(settings.mean) != 3 or len(settings.std) != 3 or min(settings.std) <= 0:
-        raise UserError("saliency.mean and saliency.std need three numbers each (RGB), std positive")
-    if settings.input_size < 1:
-        raise UserError(f"saliency.input_size is {settings.input_size}, expected at least 1 pixel")
+    if len(settings.mean) != 3 or len(settings.std) != 3:
+        raise UserError("saliency.mean and saliency.std need three numbers each (RGB)")
     ids = _ids(cfg)
     out_dir = own_folder(Path(settings.out_dir))
     # In this process first: a missing library or model is told at once, not by a worker.

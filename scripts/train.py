@@ -20,7 +20,7 @@ from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig
 from models.method import Method
 from scripts.build import build_method, parse_args
-from utils.config import flat_settings, save_config
+from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.classes import resolve_class_names
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
@@ -30,10 +30,11 @@ from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, training_session
+from utils.runtime.provenance import fingerprint
 from utils.training.journal import write_summary
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span, batches_of
-from utils.training.state import TrainState
+from utils.training.state import TrainState, find_resume, refuse_used
 from utils.training.trainer import Course, Trainer
 from utils.training.validation import Validation
 from utils.training.weights import save_weights
@@ -55,19 +56,22 @@ def run(cfg: Config) -> int:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
     run_dir, model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
-    with training_session(cfg.device, cfg.threads, model_dir) as (place, stop):
+    inputs = [cfg.data.root, cfg.data.train_list, cfg.train.init_from, cfg.model.pretrained, cfg.settings.paste.bank]
+    replaced = [run_dir] if cfg.train.overwrite else []
+    with training_session(cfg.device, cfg.threads, model_dir, replaced=replaced, inputs=inputs) as (place, stop):
+        if not replaced:
+            refuse_used(model_dir, cfg.train.resume, name="name", renamed=[run_dir])
         log = get_logger(run_dir, rank=place.rank)
         dataset = ViewDataset(cfg.data, cfg.settings, cfg.seed)
         torch.manual_seed(cfg.seed)  # every process draws the same initial weights
-        method = build_method(cfg, place.device)
+        method = build_method(cfg, place.device, initial=find_resume(cfg.train.resume, model_dir) is None)
         if place.is_main:
             parameters = sum(p.numel() for network in method.networks().values() for p in network.parameters())
             for warning in check_cheaply(cfg, dataset.labels, parameters):
                 log.warning("%s", warning)
         course = build_course(cfg, method, dataset)
-        state = build_state(cfg, method, course.plan)
-        if (path := state.resume(cfg.train.resume, model_dir)) is not None:
-            log.info("resumed from %s at %s", path, course.plan.describe(state.position))
+        state = build_state(cfg, method, dataset, course.plan)
+        state.resume(cfg.train.resume, model_dir, course.plan, log)
         if place.is_main:
             remove_leftovers(model_dir)
             save_config(cfg, run_dir / "config.yaml")
@@ -150,7 +154,7 @@ def build_schedule(train: TrainConfig) -> Schedule:
     )
 
 
-def build_state(cfg: Config, method: Method, plan: Plan) -> TrainState:
+def build_state(cfg: Config, method: Method, dataset: ViewDataset, plan: Plan) -> TrainState:
     """Return the state of a training at its beginning."""
     train = cfg.train
     optimizer = build_optimizer(
@@ -161,14 +165,10 @@ def build_state(cfg: Config, method: Method, plan: Plan) -> TrainState:
         momentum=train.momentum,
         nesterov=train.nesterov,
     )
-    identity = {
-        "method": cfg.method,
-        "seed": cfg.seed,
-        "train.batch_size": train.batch_size,
-        "train.iter_size": train.iter_size,
-        "model.backbone": cfg.model.backbone,
-    }
-    return TrainState(method.networks(), optimizer, identity, plan.start)
+    identity, may_change = lasting_settings(cfg, ("data", "model", "train", "validation", cfg.section))
+    # The list may lie elsewhere, but must be the same.
+    identity["data.train_list"] = fingerprint([f"{image_id} {classes}" for image_id, classes in dataset.labels.items()])
+    return TrainState(method.networks(), optimizer, identity, plan.start, may_change)
 
 
 def _finish(cfg: Config, state: TrainState, images: int, place: Dist, log: logging.Logger) -> None:

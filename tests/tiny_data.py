@@ -61,7 +61,7 @@ def tiny_config(tmp_path: Path, *overrides: str) -> Config:
         "data.workers=0",
         "device=cpu",
         "model.width=0.0625",
-        "model.pretrained=''",
+        "model.pretrained=",
         "model.dropout=false",
         "train.batch_size=2",
         "train.epochs=2",

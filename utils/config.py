@@ -1,16 +1,17 @@
 """Read, check and describe configurations (OmegaConf structured configs over the dataclasses of `configs.schema`)."""
 
 import dataclasses
+import itertools
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from configs.fields import Checked, broken_rules
+from configs.fields import FINITE, Checked, broken_rules, broken_values
 from utils.errors import UserError
 from utils.files import write_text_atomic
 
@@ -19,6 +20,8 @@ Schema = TypeVar("Schema", bound=Checked)
 Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # The segmentation stage's published option, accepted by every program.
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
+# How a training is started says nothing about what it follows from.
+STARTS = ("train.resume", "train.overwrite")
 
 
 def parse_schema_args(argv: list[str], doc: str, schema: Schemas[Schema]) -> Schema:
@@ -63,32 +66,50 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
     updates = _updates(path, overrides)
     kind = _chosen(schema, updates)
     config = OmegaConf.structured(kind)
-    for source, update in updates:
-        config = _merge(config, update, source)
+    for update in updates:
+        content = _with_texts(kind, update.values, update.texts, argument=update.argument)
+        config = _merge(config, content, update.source)
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}; check the ${{...}} references") from error
     if not isinstance(resolved, kind):
         raise TypeError(f"expected {kind.__name__}, got {type(resolved)}")
-    _check_choices(resolved, str(path))
-    for message in broken_rules(resolved):
+    for message in itertools.chain(broken_values(resolved), broken_rules(resolved)):
         raise UserError(f"{path}: {message}")
     return resolved
 
 
-def _updates(path: str | Path | None, overrides: list[str] | None) -> list[tuple[str, DictConfig]]:
-    """Return (where it is from, content) of the file, its bases first, and of the overrides."""
-    files = [] if path is None else [(str(file), _read_yaml(file)) for file in _with_bases(Path(path))]
-    return files + [(f"argument '{override}'", _parse_override(override)) for override in overrides or []]
+class _Loader(yaml.SafeLoader):
+    """YAML without dates, which no key takes."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-def _chosen(schema: Schemas[Schema], updates: list[tuple[str, DictConfig]]) -> type[Schema]:
+class Update(NamedTuple):
+    """What a file or an argument sets: nested keys in lower case, with values as YAML reads them and as they are written."""
+
+    source: str
+    values: dict[str, Any]
+    texts: dict[str, Any]
+    argument: bool = False
+
+
+def _updates(path: str | Path | None, overrides: list[str] | None) -> list[Update]:
+    """Return what the file, its bases first, and the overrides set."""
+    files = [] if path is None else [_read_yaml(file) for file in _with_bases(Path(path))]
+    return files + [_parse_override(override) for override in overrides or []]
+
+
+def _chosen(schema: Schemas[Schema], updates: list[Update]) -> type[Schema]:
     if isinstance(schema, type):
         return schema
     raw: dict[str, Any] = {}
-    for _, update in updates:
-        raw = _overlaid(raw, OmegaConf.to_container(update, resolve=False))
+    for update in updates:
+        raw = _overlaid(raw, update.values)
     return schema(raw)
 
 
@@ -109,6 +130,25 @@ def flat_settings(config: Checked) -> dict[str, Any]:
     return flatten(dataclasses.asdict(config))
 
 
+def lasting_settings(config: Checked, sections: Collection[str]) -> tuple[dict[str, Any], set[str]]:
+    """Return what a training follows from, and which of it may differ when it is resumed.
+
+    Args:
+        config: a configuration.
+        sections: those that training reads; keys outside of sections are read as well.
+
+    Returns:
+        dotted key -> value, and the keys that may change (`configs.fields.key`).
+    """
+    values, kept, may_change = flat_settings(config), dict[str, Any](), set[str]()
+    for name, _, _, metadata in _walk(type(config)):
+        if ("." not in name or name.partition(".")[0] in sections) and name not in STARTS:
+            kept[name] = values.get(name)
+            if metadata.get("free"):
+                may_change.add(name)
+    return kept, may_change
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested dictionaries as one with dotted keys."""
     flat: dict[str, Any] = {}
@@ -122,10 +162,10 @@ def describe(doc: str, schema: type[Checked]) -> str:
     lines = [doc.strip(), "", "keys (key=value overrides the YAML file):", ""]
     for name, kind, default, metadata in _walk(schema):
         choices = f" One of: {', '.join(metadata['choices'])}." if metadata.get("choices") else ""
+        within = f"; {limits}" if (limits := metadata.get("within", FINITE)) != FINITE else ""
         lines.append(f"  {name} ({kind}, default {default})")
-        lines.extend(
-            textwrap.wrap(metadata.get("help", "") + choices, 110, initial_indent="      ", subsequent_indent="      ")
-        )
+        meaning = metadata.get("help", "") + within + choices
+        lines.extend(textwrap.wrap(meaning, 110, initial_indent="      ", subsequent_indent="      "))
     return "\n".join(lines)
 
 
@@ -145,7 +185,7 @@ def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str, dict[st
 def _with_bases(path: Path) -> list[Path]:
     """Return the chain of files from the outermost base to `path`."""
     chain = [path]
-    while (base := _read_yaml(chain[0], keep_base=True).get("base")) is not None:
+    while (base := _read_yaml(chain[0]).texts.get("base")) is not None:
         parent = chain[0].parent / str(base)
         if parent in chain:
             raise UserError(f"{path}: 'base' entries form a circle through {parent}; remove one of them")
@@ -153,20 +193,22 @@ def _with_bases(path: Path) -> list[Path]:
     return chain
 
 
-def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
+def _read_yaml(path: Path) -> Update:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values, texts = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
     except OSError as error:
         raise UserError(f"configuration file {path} cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected keys and values")
-    folded = _fold_case(content)
-    if not keep_base:
-        folded.pop("base", None)
-    return OmegaConf.create(folded)
+    if values is None:
+        return Update(str(path), {}, {})
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, expected keys and values")
+    update = Update(str(path), _fold_case(values), _fold_case(texts))
+    if update.values.pop("base", None) is None:
+        update.texts.pop("base", None)
+    return update
 
 
 def _fold_case(value: Any) -> Any:
@@ -176,23 +218,50 @@ def _fold_case(value: Any) -> Any:
     return value
 
 
-def _parse_override(override: str) -> DictConfig:
-    key, _, value = override.partition("=")
+def _parse_override(override: str) -> Update:
+    name, _, text = override.partition("=")
+    source = f"argument '{override}'"
+    if not all(parts := name.split(".")):
+        raise UserError(f"{source} is not key=value: '{name}' is no key; see --help")
     try:
-        if value == "":  # the shell drops the quotes of key='': an empty text, not null
-            return _nested(key, value)
-        return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"argument '{override}' is not key=value: {_first_line(error)}") from error
+        value = yaml.load(text, _Loader) if text else text  # the shell drops the quotes of key='': an empty text, not null
+    except (yaml.YAMLError, ValueError):
+        value = text
+    *sections, last = parts
+    values: dict[str, Any] = {last: value}
+    texts: dict[str, Any] = {last: text}
+    for section in reversed(sections):
+        values, texts = {section: values}, {section: texts}
+    return Update(source, values, texts, argument=True)
 
 
-def _nested(key: str, value: str) -> DictConfig:
-    config = OmegaConf.create({})
-    OmegaConf.update(config, key, value)
-    return config
+def _with_texts(kind: Any, values: Mapping[str, Any], texts: Any, *, argument: bool) -> dict[str, Any]:
+    """Return `values` with what is written wherever `kind` has a text: 2024_01_15, 007 and on stay what they are."""
+    hints, known = get_type_hints(kind), {entry.name: entry for entry in dataclasses.fields(kind)}
+    merged = dict(values)
+    for name in values.keys() & known.keys():
+        value, text = values[name], texts.get(name) if isinstance(texts, dict) else None
+        if not dataclasses.is_dataclass(hints[name]):
+            merged[name] = _as_text(known[name], hints[name], value, text, argument=argument)
+        elif isinstance(value, dict):
+            merged[name] = _with_texts(hints[name], value, text, argument=argument)
+    return merged
 
 
-def _merge(config: Any, update: DictConfig, source: str) -> Any:
+def _as_text(entry: dataclasses.Field[Any], hint: Any, value: Any, text: Any, *, argument: bool) -> Any:
+    """Return `text` where a key takes texts, or lists of them, else `value`; null is a text in an argument only."""
+    texts_or_lists = hint is Any and isinstance(entry.default, str)
+    if isinstance(value, list) and (hint == list[str] or texts_or_lists):
+        items = yaml.load(text, yaml.BaseLoader) if isinstance(text, str) else text
+        pairs = zip(value, items or value, strict=False)
+        return [item if isinstance(item, str) and found is not None else found for found, item in pairs]
+    if not isinstance(text, str) or not (hint is str or texts_or_lists) or (value is None and not argument):
+        return value
+    choices = entry.metadata.get("choices", ())
+    return text.lower() if text not in choices and text.lower() in choices else text
+
+
+def _merge(config: Any, update: Mapping[str, Any], source: str) -> Any:
     try:
         return OmegaConf.merge(config, update)
     except (ConfigKeyError, ConfigAttributeError) as error:
@@ -205,16 +274,3 @@ def _merge(config: Any, update: DictConfig, source: str) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _check_choices(config: Any, source: str, prefix: str = "") -> None:
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, source, f"{prefix}{entry.name}.")
-        choices = entry.metadata.get("choices", ())
-        if choices and value not in choices and str(value).lower() in choices:
-            value = str(value).lower()  # YAML reads the choice `true` as a boolean, which becomes the text "True"
-            setattr(config, entry.name, value)
-        if choices and value not in choices:
-            raise UserError(f"{source}: {prefix}{entry.name} is '{value}', expected one of {', '.join(choices)}")

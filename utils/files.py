@@ -2,10 +2,11 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -54,6 +55,39 @@ def remove_leftovers(folder: Path) -> None:
     """Delete temporary files killed processes left in `folder`; call it only while owning the folder."""
     for path in folder.glob(".*.tmp*"):
         path.unlink(missing_ok=True)
+
+
+def visible(folder: Path) -> list[str]:
+    """Return the sorted names in a folder, without hidden ones (locks, temporary files); none where it is missing."""
+    return sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def set_aside(folders: Sequence[Path], inputs: Sequence[str | Path]) -> list[Path]:
+    """Rename folders to <folder>.old<n>, the same n for all of them, the first one that is free.
+
+    Args:
+        folders: those that are missing are left out.
+        inputs: what must stay where it is.
+
+    Returns:
+        the new names.
+
+    Raises:
+        UserError: when one of `inputs` or the working directory lies in one of them, or it cannot be renamed.
+    """
+    there = [folder for folder in folders if folder.exists()]
+    for folder, path in itertools.product(there, [Path.cwd(), *(Path(name) for name in inputs if str(name))]):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder} cannot be set aside, for {path} lies in it; choose another folder")
+    number = next(n for n in itertools.count(1) if not any(_aside(folder, n).exists() for folder in there))
+    try:
+        return [folder.rename(_aside(folder, number)) for folder in there]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be renamed ({error.strerror}); choose another folder") from error
+
+
+def _aside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.old{number}")
 
 
 @contextlib.contextmanager

@@ -42,8 +42,15 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 missing keys \(aspp\.c0"):
         load_checkpoint(_network(tmp_path), path)
     torch.save(state, path)
-    with pytest.raises(UserError, match=r"dataset\.n_classes"):
+    with pytest.raises(UserError, match=r"with dataset\.n_classes=4, this network has 6; set dataset\.n_classes=4"):
         load_checkpoint(_network(tmp_path, "dataset.n_classes=6"), path)
+    with pytest.raises(UserError, match=r"differ in shape, e\.g\. backbone.*check model\.name and model\.width"):
+        load_checkpoint(_network(tmp_path, "model.width=0.125"), path)
+    state["base.aspp.c0.weight"].fill_(float("inf"))
+    torch.save(state, path)
+    for load in (load_checkpoint, lambda network, path: load_initial(network, path, [])):
+        with pytest.raises(UserError, match=r"NaN or infinite values in 1 of .*aspp\.c0\.weight"):
+            load(_network(tmp_path), path)
 
 
 def test_an_init_file_that_misses_trunk_keys_is_refused(tmp_path: Path) -> None:

@@ -102,10 +102,33 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         train.run(tiny_deeplab(tmp_path, "train.resume=auto", "solver.iter_size=1"))
 
 
+@pytest.mark.parametrize("override", ["solver.lr=0.1", "solver.weight_decay=0.1", "model.width=0.125", "dataset.scales=[1.0]"])
+def test_every_setting_that_cannot_change_is_compared(tmp_path: Path, override: str) -> None:
+    train.run(tiny_deeplab(tmp_path, "solver.iter_max=1"))
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=rf"was trained with {key}=.*, not {key}=") as caught:
+        train.run(tiny_deeplab(tmp_path, "train.resume=auto", "solver.iter_max=2", override))
+    assert "\n" not in str(caught.value)
+    assert train.run(tiny_deeplab(tmp_path, "train.resume=auto", "solver.iter_max=2", "solver.iter_tb=2")) == 0
+
+
+def test_a_finished_training_is_not_written_over(tmp_path: Path) -> None:
+    cfg = tiny_deeplab(tmp_path, "solver.iter_max=1")
+    train.run(cfg)
+    before = {path.name: path.read_bytes() for path in models_dir(cfg).glob("*.pth")}
+    with pytest.raises(UserError, match=r"train.resume=auto, .*another exp.id, .*train.overwrite=true"):
+        train.run(tiny_deeplab(tmp_path, "solver.iter_max=1", "seed=4"))
+    assert {path.name: path.read_bytes() for path in models_dir(cfg).glob("*.pth")} == before
+    assert train.run(tiny_deeplab(tmp_path, "solver.iter_max=1", "seed=4", "train.overwrite=true")) == 0
+    aside = models_dir(cfg).with_name(f"{models_dir(cfg).name}.old1")
+    assert {path.name: path.read_bytes() for path in aside.glob("*.pth")} == before
+    assert (logs_dir(cfg).with_name("tiny.old1") / "config.yaml").is_file()
+
+
 def test_ground_truth_is_not_trained_on_by_accident(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fully_supervised=true"):
-        train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''"))
-    assert train.run(tiny_deeplab(tmp_path, "dataset.label_dir=''", "fully_supervised=true", "solver.iter_max=1")) == 0
+        train.run(tiny_deeplab(tmp_path, "dataset.label_dir="))
+    assert train.run(tiny_deeplab(tmp_path, "dataset.label_dir=", "fully_supervised=true", "solver.iter_max=1")) == 0
 
 
 def test_an_all_ignored_batch_changes_nothing_but_by_decay(tmp_path: Path) -> None:

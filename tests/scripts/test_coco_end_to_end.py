@@ -26,7 +26,7 @@ def test_official_files_to_pseudo_labels(tmp_path: Path) -> None:
         CONFIG,
         [
             f"data.root={data}", f"run_dir={run_dir}", "data.workers=0", "device=cpu", "model.width=0.0625",
-            "model.pretrained=''", "train.batch_size=4", "train.images_every=0", "l2g.input_size=32",
+            "model.pretrained=", "train.batch_size=4", "train.images_every=0", "l2g.input_size=32",
             "l2g.crop_size=24", "cam.scales=[1.0]", "eval.workers=1", "pseudo.workers=1", "check.workers=1",
             # The published names: 15 epochs (here of one batch), the middle and the last one kept.
             "train.published_name=mscoco", f"cam.checkpoint={run_dir}/model/mscoco_epoch_14.pth",

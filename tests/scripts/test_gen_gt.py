@@ -141,5 +141,3 @@ def test_crf_settings_out_of_range(tmp_path: Path) -> None:
     write_saliency_set(tmp_path)
     with pytest.raises(UserError, match="bi_rgb_std"):
         run(make_config(tmp_path, 3, "pseudo.refine=dense_crf", "crf.bi_rgb_std=0"))
-    # Not looked at where no CRF runs.
-    run(make_config(tmp_path, 3, "crf.bi_rgb_std=0"))

@@ -174,7 +174,7 @@ def test_two_processes_share_the_list(tmp_path: Path) -> None:
 
 
 def test_single_scale_without_mirroring(tmp_path: Path) -> None:
-    cfg = _ready(tmp_path, "cam.scales=[1.0]", "cam.flip=false", "cam.label_dir=''")
+    cfg = _ready(tmp_path, "cam.scales=[1.0]", "cam.flip=false", "cam.label_dir=")
     make_cams.run(cfg)
     assert set(_cams(cfg.cam.dir)) == _expected_names(cfg)
     assert not (Path(cfg.run_dir) / "cam_png").exists()
@@ -203,6 +203,17 @@ def test_cams_of_another_checkpoint_are_not_kept_silently(tmp_path: Path) -> Non
         make_cams.run(cfg)
     with pytest.raises(UserError, match="another checkpoint"):
         make_cams.run(_ready(tmp_path, "cam.scales=[1.0]"))
+
+
+def test_weights_that_are_not_finite_make_no_cams(tmp_path: Path) -> None:
+    """They would all be empty, without an error."""
+    cfg = _ready(tmp_path)
+    state = torch.load(cfg.cam.checkpoint, weights_only=True)
+    state["fc8.weight"][0] = float("nan")
+    torch.save(state, cfg.cam.checkpoint)
+    with pytest.raises(UserError, match=r"NaN or infinite values in 1 of \d+ entries \(fc8.weight\)"):
+        make_cams.run(cfg)
+    assert not list(Path(cfg.cam.dir).glob("*.png"))
 
 
 @pytest.mark.parametrize(("first", "second"), [("relu", "softmax"), ("softmax", "relu")])

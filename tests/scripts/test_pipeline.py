@@ -16,6 +16,7 @@ from deeplab import predict as test
 from scripts import compare, evaluate_cams, gen_gt, make_cams, make_demo_data
 from scripts import train as train_l2g
 from scripts.build import load_config
+from tests.tiny_data import write_tiny_voc
 from utils.config import load_schema
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,16 @@ def test_front_doors_print_help_and_refuse_typos(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert "unknown key 'train.lrr'" in wrong.stderr
         assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["2024_01_15", "exp #1"])
+def test_the_name_of_a_run_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
+    root = write_tiny_voc(tmp_path)
+    environment = {**os.environ, "PYTHON": sys.executable, "EXP": name}
+    command = [str(ROOT / "gen_gt_voc.sh"), f"data.root={root}", "data.num_classes=3", "data.class_names=[a,b,c]"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert f"CAM folder runs/{name}/ms/attention cannot be read" in done.stderr
 
 
 @pytest.mark.timeout(900)  # some twenty programs, each of which has to start

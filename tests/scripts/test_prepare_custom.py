@@ -105,7 +105,7 @@ def test_masks_saliency_and_a_configuration_that_trains(photos: Path, tmp_path: 
     cfg = load_config(
         tmp_path / "mine.yaml",
         [
-            f"run_dir={tmp_path / 'run'}", "data.workers=0", "device=cpu", "model.width=0.0625", "model.pretrained=''",
+            f"run_dir={tmp_path / 'run'}", "data.workers=0", "device=cpu", "model.width=0.0625", "model.pretrained=",
             "train.epochs=1", "train.batch_size=4", "l2g.input_size=32", "l2g.crop_size=24", "l2g.patches=4",
             "l2g.short_side=32",
         ],
@@ -141,6 +141,7 @@ def test_again_changes_nothing_and_another_configuration_is_kept(photos: Path, t
         ("lost.jpg,cat\n", "'lost.jpg' is not in the picture folder"),
         ("other/e.webp,cat\n", "'other/e.webp' is not in the picture folder"),
         ("e.webp,cat\ne,dog\n", "line 2: picture 'e' is there twice"),
+        ("file,cat,dog,cow\ne.webp,0,1,0\n", "line 2: class '0' is there twice; .*columns of 0 and 1"),
         ("e.webp,\n", "no picture has a class"),
         ("e.webp,bird\n", "class 'bird', which is not among the given 2"),
     ],

@@ -14,11 +14,13 @@ import yaml
 from configs.schema import Config
 from scripts import make_cams
 from scripts import train as train_l2g
+from scripts.build import build_inference_network
 from tests.tiny_data import tiny_config
 from utils.config import save_config
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
 from utils.training.trainer import Trainer
+from utils.training.weights import published_state, save_weights
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 3  # of an epoch of the tiny set: 6 images, 2 a batch
@@ -148,6 +150,100 @@ def test_not_finite_loss_names_the_images_and_keeps_the_weights(tmp_path: Path) 
         train_l2g.run(cfg)
 
 
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_rate_far_too_high_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """After the first step the weights are finite and worth nothing; the loss that would tell has not been computed."""
+    with pytest.raises(UserError, match="diverged at epoch 0 batch 1/3: the largest weight is"):
+        train_l2g.run(tiny_config(tmp_path, "train.lr=1e20", "train.save_every=1"))
+    assert not list((tmp_path / "run" / "model").glob("*.pth*"))
+
+
+def test_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path, "train.epochs=1")
+    train_l2g.run(cfg)
+    run = Path(cfg.run_dir)
+    before = _files(run / "model")
+    ways = r"last.pth.*train.resume=auto, .*another name, .*train.overwrite=true, which first renames .*run"
+    for again in ((), ("seed=5",), ("train.resume=elsewhere.pth",)):
+        with pytest.raises(UserError, match=ways):
+            train_l2g.run(tiny_config(tmp_path, "train.epochs=1", *again))
+    assert _files(run / "model") == before
+    for number in (1, 2):
+        assert train_l2g.run(tiny_config(tmp_path, "train.epochs=1", "seed=5", "train.overwrite=true")) == 0
+        aside = run.with_name(f"run.old{number}")
+        assert (aside / "config.yaml").is_file() and (aside / "cards" / "training.json").is_file()
+        if number == 1:
+            assert _files(aside / "model") == before
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 5
+
+
+def test_what_a_run_needs_is_not_set_aside(tmp_path: Path) -> None:
+    """A data set, or the working directory, inside of the run's folder."""
+    cfg = tiny_config(tmp_path, "train.epochs=1", f"run_dir={tmp_path}")
+    train_l2g.run(cfg)
+    before = _files(tmp_path / "model")
+    with pytest.raises(UserError, match=r"cannot be set aside, for .*data lies in it"):
+        train_l2g.run(tiny_config(tmp_path, "train.epochs=1", f"run_dir={tmp_path}", "train.overwrite=true"))
+    assert _files(tmp_path / "model") == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.weight_decay=0.1", "train.lr_head_factor=3", "train.lr=0.5", "train.iter_size=2", "train.shuffle=true",
+        "model.width=0.125", "model.freeze_bn=false", "l2g.kd_weight=3", "l2g.paste.probability=0.5", "data.mean=[0.1,0.2,0.3]",
+        "data.train_list", "seed=3", "l2g.paste.bank=elsewhere", "train.first_epoch=1", "model.pretrained=elsewhere.pth",
+    ],
+)  # fmt: skip
+def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path, override: str) -> None:
+    cfg = tiny_config(tmp_path, "train.epochs=1")
+    train_l2g.run(cfg)
+    before = _files(Path(cfg.run_dir) / "model") | _files(Path(cfg.run_dir))
+    key, _, value = override.partition("=")
+    if not value:  # the same file with other content
+        _add_image(tmp_path / "data")
+    changed = tiny_config(tmp_path, "train.epochs=3", "train.resume=auto", *([override] if value else []))
+    with pytest.raises(UserError, match=rf"was trained with {key}=.*, not {key}=") as caught:
+        train_l2g.run(changed)
+    assert "\n" not in str(caught.value)
+    after = _files(Path(cfg.run_dir) / "model") | _files(Path(cfg.run_dir))
+    assert {**after, "log.txt": b"", ".lock": b""} == {**before, "log.txt": b"", ".lock": b""}
+
+
+def test_resuming_takes_and_logs_what_may_change(tmp_path: Path) -> None:
+    train_l2g.run(tiny_config(tmp_path, "train.epochs=1", f"model.pretrained={_start(tmp_path)}"))
+    (tmp_path / "start.pth").unlink()
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    settings = (
+        "train.epochs=2",
+        "train.log_every=3",
+        "data.workers=1",
+        "train.save_every=7",
+        "threads=1",
+        "train.keep_epochs=[1]",
+    )
+    moved = (f"data.root={tmp_path / 'moved'}", f"run_dir={tmp_path / 'renamed'}", f"model.pretrained={tmp_path / 'start.pth'}")
+    (tmp_path / "data").mkdir()
+    assert train_l2g.run(tiny_config(tmp_path, *settings, *moved, "train.resume=auto")) == 0
+    log = (tmp_path / "renamed" / "log.txt").read_text()
+    told = {line.partition("other than before: ")[2] for line in log.splitlines() if "other than before" in line}
+    assert {"train.epochs=2, it was 1", "data.workers=1, it was 0", "train.log_every=3, it was 1"} <= told
+    assert not any("resume" in line for line in told)
+    assert (tmp_path / "renamed" / "model" / "epoch_1.pth").is_file()
+    assert yaml.safe_load((tmp_path / "renamed" / "config.yaml").read_text())["train"]["epochs"] == 2
+
+
+def _start(tmp_path: Path) -> Path:
+    """Write initial weights of the tiny network."""
+    network = build_inference_network(tiny_config(tmp_path))
+    save_weights(published_state(network), tmp_path / "start.pth")
+    return tmp_path / "start.pth"
+
+
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     cfg = tiny_config(tmp_path, "train.epochs=500")
     command = _command(cfg, tmp_path / "cfg.yaml")
@@ -223,6 +319,7 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
         ("l2g.crop_size=64", "l2g.crop_size is 64"),
         ("train.schedule=cosine", "expected one of step, poly"),
         ("train.resume=nowhere.pth", "nowhere.pth"),
+        ("device=meta", "expected auto, cpu"),
     ],
 )
 def test_wrong_settings_get_one_sentence(tmp_path: Path, override: str, message: str) -> None:

@@ -5,9 +5,10 @@ from typing import cast
 
 import pytest
 
+from deeplab.settings import deeplab_schema
 from models.l2g import L2GSettings
 from scripts.build import load_config, parse_args
-from utils.config import flat_settings, save_config
+from utils.config import flat_settings, load_schema, save_config
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -39,6 +40,13 @@ def test_base_file_and_overrides_and_case(tmp_path: Path) -> None:
     cfg = load_config(tmp_path / "child.yaml", ["train.epochs=7", "cam.scales=[1.0,2.0]"])
     assert (cfg.name, cfg.train.lr, cfg.train.epochs, cfg.cam.scales) == ("child", 0.5, 7, [1.0, 2.0])
     assert cfg.cam.dir == "runs/child/ms/attention"
+
+
+def test_a_base_may_be_null_or_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "007").write_text("base:\nname: one\n")
+    (tmp_path / "child.yaml").write_text("base: 007\nseed: 2\n")
+    cfg = load_config(tmp_path / "child.yaml")
+    assert (cfg.name, cfg.seed) == ("one", 2)
 
 
 def test_saved_configuration_loads_back(tmp_path: Path) -> None:
@@ -79,7 +87,13 @@ def test_help_names_keys_types_defaults_and_meanings(capsys: pytest.CaptureFixtu
         parse_args(["--help"], "What it does.")
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    for expected in ("What it does.", "train.lr (float, default 0.001)", "cam.scales (list[float]", "One of: step, poly"):
+    for expected in (
+        "What it does.",
+        "train.lr (float, default 0.001)",
+        "SGD momentum; in [0, 1)",
+        "cam.scales (list[float]",
+        "One of: step, poly",
+    ):
         assert expected in printed
 
 
@@ -92,3 +106,63 @@ def test_an_empty_value_on_the_command_line_is_an_empty_text() -> None:
 def test_the_section_of_a_refiner_named_before_other_keys_of_its_section() -> None:
     named = ["refine.by=pamr", "refine.overwrite=true", "pamr.iterations=3"]
     assert load_config(CONFIGS / "l2g_voc.yaml", named).pamr.iterations == 3  # type: ignore[attr-defined]
+
+
+TEXTS = ["2024_01_15", "2024-01-15", "007", "on", "exp #1", "1e5", "null", "[a", "{a: b}", "a: b", "'x'", "~"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_taken_as_they_are_written(tmp_path: Path, text: str) -> None:
+    """Of an argument, of a YAML file, and of the copy a run keeps of its configuration."""
+    cfg = load_config(CONFIGS / "l2g_voc.yaml", [f"name={text}", "train.lr=1e-6", "train.nesterov=off"])
+    assert (cfg.name, cfg.run_dir, cfg.train.lr, cfg.train.nesterov) == (text, f"runs/{text}", 1e-6, False)
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == cfg
+
+
+def test_texts_of_a_file_and_of_lists(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: 2024_01_15\nmodel: {allow_missing: [007, on]}\ndata: {class_names: [no, 2024-01-15, yes]}\n")
+    cfg = load_config(path, ["model.allow_unexpected=[1_0, off, a.*]"])
+    assert (cfg.name, cfg.model.allow_missing, cfg.model.allow_unexpected) == (
+        "2024_01_15",
+        ["007", "on"],
+        ["1_0", "off", "a.*"],
+    )
+    assert cfg.data.class_names == ["no", "2024-01-15", "yes"]
+    assert load_config(path, ["data.class_names=007"]).data.class_names == "007"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.lr=-1", "train.lr=.nan", "train.lr=.inf", "train.classify_lr=-1", "train.lr_head_factor=-1",
+        "train.momentum=1.5", "train.momentum=-0.1", "train.clip_grad=-1", "train.warmup_iters=-5", "train.poly_power=-1",
+        "train.weight_decay=-1", "train.decay_factor=-0.1", "train.decay_epochs=[-1]", "train.log_every=0",
+        "train.save_every=-1", "train.keep_epochs=[10]", "train.keep_epochs=[-1]", "l2g.kd_weight=-1",
+        "l2g.global_cls_weight=-1", "l2g.color_jitter=[0.1,0.1,0.1,9]", "l2g.color_jitter=[-1,0,0,0]", "l2g.short_side=0",
+        "l2g.input_size=100000", "l2g.input_size=0", "l2g.paste.fit=2", "data.workers=-1", "data.std=[0,1,1]",
+        "data.mean=[.nan,0,0]", "seed=12345678901234567890", "seed=-1", "threads=100000", "threads=-1", "model.width=0",
+        "cam.scales=[-1.0]", "cam.score_threshold=2", "eval.workers=-1", "pseudo.cam_floor=2", "pseudo.salient=-1",
+        "bank.min_score=-1", "view.opacity=3", "crf.iter_max=0", "saliency.input_size=0", "run_dir=", "name=",
+        "data.root=", "cam.dir=", "device=",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_name_the_key(override: str) -> None:
+    with pytest.raises(UserError, match=rf"{override.partition('=')[0]} is .*expected") as caught:
+        load_config(CONFIGS / "l2g_voc.yaml", [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "solver.lr=-1", "solver.momentum=2", "solver.poly_power=-1", "solver.weight_decay=-1", "solver.iter_tb=0",
+        "train.warmup_iters=-1", "train.save_every=-1", "dataloader.num_workers=-1", "image.size.train=100000",
+        "image.size.base=0", "dataset.n_classes=1", "dataset.scales=[0]", "seed=12345678901234567890", "threads=100000",
+        "exp.id=", "exp.output_dir=", "model.atrous_rates=[0]", "model.msc_scales=[-0.5]",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_name_the_key_of_the_segmentation_stage(override: str) -> None:
+    with pytest.raises(UserError, match=rf"{override.partition('=')[0]} is .*expected"):
+        load_schema(CONFIGS / "voc12_resnet_dplv2.yaml", [override], deeplab_schema)

@@ -34,11 +34,11 @@ def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool
         labels_required: False also accepts lines that hold an id alone (its classes are then `()`).
 
     Returns:
-        id -> ascending class indices without repetition.
+        id -> ascending class indices.
 
     Raises:
         UserError: naming file and line, for a missing or empty file, a line without classes (when required), a class that
-            is no integer or out of range, an id given twice, or one with a path in it.
+            is no integer, out of range or there twice (columns of 0 and 1), an id given twice, or one with a path in it.
     """
     path = Path(path)
     labels: dict[str, tuple[int, ...]] = {}
@@ -195,7 +195,7 @@ def _image_id(name: Any) -> str:
 
 
 def _classes(fields: list[str], num_classes: int, where: str) -> tuple[int, ...]:
-    classes = set()
+    classes: set[int] = set()
     for text in fields:
         # int() alone would also take '1_0', '+1' and digits of other scripts.
         if not (text.isascii() and text.removeprefix("-").isdigit()):
@@ -205,8 +205,18 @@ def _classes(fields: list[str], num_classes: int, where: str) -> tuple[int, ...]
             raise UserError(
                 f"{where}: class {value} is out of range; expected 0 to {num_classes - 1} (data.num_classes is {num_classes})"
             )
+        if value in classes:
+            raise UserError(f"{where}: class {value} is there twice; {_way_out(fields)}")
         classes.add(value)
     return tuple(sorted(classes))
+
+
+def _way_out(fields: list[str]) -> str:
+    """Return what to do about a line with a class twice; columns of 0 and 1 are the usual reason."""
+    if set(fields) != {"0", "1"}:
+        return "name each class once"
+    meant = " ".join(str(column) for column, text in enumerate(fields) if text == "1")
+    return f"if these are columns of 0 and 1, one a class, write the numbers of those that hold 1 instead: '{meant}'"
 
 
 def _check_id(image_id: str, where: str, form: str) -> str:

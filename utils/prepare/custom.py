@@ -49,7 +49,7 @@ def read_named_labels(path: Path | None, images: Iterable[str]) -> NamedLabels:
         images: paths relative to the picture folder.
 
     Raises:
-        UserError: for an unreadable file, a picture that is not there or given twice, or pictures outside class folders.
+        UserError: for an unreadable file, a picture or class given twice, a picture that is not there or outside class folders.
     """
     names = list(images)
     if path is None:
@@ -63,7 +63,13 @@ def read_named_labels(path: Path | None, images: Iterable[str]) -> NamedLabels:
             raise UserError(f"{place}: picture '{file}' is not in the picture folder; correct the name or remove the entry")
         if name in labels:
             raise UserError(f"{place}: picture '{file}' is there twice; put all its classes on one line, class;class")
-        labels[name] = tuple(dict.fromkeys(c.strip() for c in classes if c.strip()))
+        given = [c.strip() for c in classes if c.strip()]
+        if twice := {c for c in given if given.count(c) > 1}:
+            raise UserError(
+                f"{place}: class '{min(twice)}' is there twice; name each class once (columns of 0 and 1 are not understood: "
+                "give the names of those that hold 1)"
+            )
+        labels[name] = tuple(given)
     return {name: labels.get(name, ()) for name in names}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from configs.schema import SaliencyConfig
+from configs.tools_schema import SaliencyConfig
 from utils.data.images import MAX_GREY
 from utils.errors import UserError, import_optional
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
-from utils.files import lock_folder
+from utils.files import lock_folder, set_aside, visible
 from utils.runtime.device import set_threads
 
 Item = TypeVar("Item")
@@ -118,9 +118,11 @@ def _device(device: str, local_rank: int, world: int) -> torch.device:
         device = "cuda" if count else "cpu"
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>") from error
-    if place.type != "cuda":
+    except RuntimeError:
+        place = torch.device("meta")  # refused as all others are
+    if place.type not in ("cpu", "cuda"):
+        raise UserError(f"device is '{device}', expected auto, cpu, cuda or cuda:<n>")
+    if place.type == "cpu":
         return place
     if world > 1:
         place = torch.device("cuda", local_rank)
@@ -172,19 +174,26 @@ STOP_CHECK_EVERY = 10
 
 
 @contextlib.contextmanager
-def training_session(device: str, threads: int, folder: Path) -> Iterator[tuple[Dist, StopRequest]]:
+def training_session(
+    device: str, threads: int, folder: Path, *, replaced: Sequence[Path] = (), inputs: Sequence[str | Path] = ()
+) -> Iterator[tuple[Dist, StopRequest]]:
     """Join the processes, own `folder` (the main process does, for all) and collect signals while the block runs.
 
     Args:
         device: see `setup`.
         threads: of one process, see `set_threads`.
         folder: where checkpoints are written.
+        replaced: folders that are set aside first where `folder` holds something, see `utils.files.set_aside`.
+        inputs: what must not be set aside with them.
 
     Raises:
         UserError: for a device that is not there, or a folder in use.
     """
     set_threads(threads)
     with setup(device) as place:
+        if place.is_main and replaced and visible(folder):
+            with lock_folder(folder):
+                print(f"the earlier training is now in {', '.join(map(str, set_aside(replaced, inputs)))}")
         lock = lock_folder(folder) if place.is_main else contextlib.nullcontext()
         with lock, stop_on_signals() as stop:
             yield place, stop

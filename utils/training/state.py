@@ -1,8 +1,9 @@
 """What a training checkpoint holds: networks, optimiser and the position in the run; assembling, writing and restoring it."""
 
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, visible
 from utils.runtime.provenance import differing
-from utils.training.weights import own_state, published_state
+from utils.training.plan import Plan
+from utils.training.weights import check_finite, listed_keys, load_weights, published_state
 
 FORMAT = 1
 PREVIOUS_SUFFIX = ".previous"
@@ -96,6 +98,28 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 LAST, BEST = "last.pth", "best.pth"
 
 
+def refuse_used(model_dir: Path, resume: str, *, name: str, renamed: Sequence[Path]) -> None:
+    """Make sure that a training writes over no other one's files.
+
+    Args:
+        model_dir: where it writes checkpoints.
+        resume: `train.resume`.
+        name: setting that names the run.
+        renamed: folders that `train.overwrite` sets aside.
+
+    Raises:
+        UserError: with the ways out, when there are files and `resume` names none of them.
+    """
+    path, found = find_resume(resume, model_dir), visible(model_dir)
+    if found and (path is None or path.parent.resolve() != model_dir.resolve()):
+        folders = " and ".join(map(str, renamed))
+        continues = "continue it with train.resume=auto, " if find_resume("auto", model_dir) else ""
+        raise UserError(
+            f"{model_dir} holds an earlier training ({listed_keys(found)}); {continues}give this one another {name}, or set "
+            f"train.overwrite=true, which first renames {folders} (.old1, .old2 and so on)"
+        )
+
+
 class TrainState:
     """A training that can be saved and continued exactly.
 
@@ -104,7 +128,9 @@ class TrainState:
     Args:
         networks: checkpoint key (`state_dict`, `local_dict`) -> network; stored under the published names.
         optimizer: over their parameters.
-        identity: setting -> value of what a run cannot change when it is continued.
+        identity: setting -> value of what the run follows from (plain values).
+        position: where it begins.
+        may_change: settings of `identity` that may be others when it is continued.
 
     Attributes:
         position: mini-batches done since the beginning of epoch 0, see `utils.training.plan`.
@@ -118,8 +144,10 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         identity: Mapping[str, Any],
         position: int = 0,
+        may_change: Collection[str] = (),
     ) -> None:
         self.networks, self.optimizer, self.identity, self.position = networks, optimizer, dict(identity), position
+        self.may_change = may_change
         self.latest: list[float] = []
         self.best: float | None = None
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -148,28 +176,55 @@ class TrainState:
             path,
         )
 
-    def resume(self, spec: str, model_dir: Path) -> Path | None:
+    def resume(self, spec: str, model_dir: Path, plan: Plan, log: logging.Logger) -> Path | None:
         """Continue from the checkpoint `train.resume` names; return its path, or None when there is nothing to continue.
 
+        What may change and does is logged.
+
         Raises:
-            UserError: when the file is missing, damaged, of other networks, or trained with other settings.
+            UserError: when the file is missing, damaged, of other networks, further than `plan`, or trained with other
+                settings.
         """
         path = find_resume(spec, model_dir)
         if path is None:
             return None
         state = load_checkpoint(path)
-        self._check_same_run(path, state["identity"])
+        changes = self._changes(path, state["identity"])
+        check_finite(_momenta(state["optimizer"]), path)
         for key, network in self.networks.items():
-            try:
-                network.load_state_dict(own_state(network, state[key]))
-            except (RuntimeError, KeyError) as error:
-                raise UserError(f"{path} does not fit this network: {error}; check section model") from error
-        self.optimizer.load_state_dict(state["optimizer"])
+            weights = state.get(key, {})
+            check_finite(weights, path)
+            load_weights(network, weights, source=str(path))
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{path} does not fit the optimiser: {error}; use the settings it was trained with") from error
         self.position, self.latest, self.best = state["position"], list(state["latest"]), state["best"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
+        if self.position > plan.stop:
+            raise UserError(
+                f"{path} is at {plan.describe(self.position)}, further than this run goes; let it go as far, or use "
+                "the weights as they are"
+            )
+        log.info("resumed from %s at %s", path, plan.describe(self.position))
+        for change in changes:
+            log.info("other than before: %s", change)
         return path
 
-    def _check_same_run(self, path: Path, then: Mapping[str, Any]) -> None:
-        if other := differing(then, self.identity):
-            before, now = (" ".join(f"{key}={side.get(key)}" for key in other) for side in (then, self.identity))
-            raise UserError(f"{path} was trained with {before}, not {now}; use the same values or start anew")
+    def _changes(self, path: Path, then: Mapping[str, Any]) -> list[str]:
+        """Return "<setting>=<value>, it was <value>" of what may change and does; refuse what may not."""
+        # Settings that came with a later version are not in older files.
+        other = differing({key: then.get(key, value) for key, value in self.identity.items()}, self.identity)
+        if fixed := [key for key in other if key not in self.may_change]:
+            before, now = ([f"{key}={side[key]}" for key in fixed] for side in (then, self.identity))
+            raise UserError(
+                f"{path} was trained with {listed_keys(before)}, not {listed_keys(now)}; use the same values, or start a new "
+                "run (another name, the old weights as its start)"
+            )
+        return [f"{key}={self.identity[key]}, it was {then[key]}" for key in other]
+
+
+def _momenta(optimizer: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of an optimiser's state dict by name."""
+    states = optimizer["state"].items()
+    return {f"optimizer.{i}.{name}": v for i, state in states for name, v in state.items() if isinstance(v, Tensor)}

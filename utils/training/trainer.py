@@ -236,9 +236,11 @@ class Trainer:
         saves = now or ended or plan.due(course.save_every, first, state.position)
         if saves:
             state.latest = self.means.latest()
+        exports = plan.due(course.export_every, first, state.position)
+        if saves or exports:
+            _check_weights(state.networks, plan.describe(state.position))
         if ended and not plan.counts_steps and course.validation is not None:
             self._validate(course.validation, state.position // plan.per_epoch)
-        exports = plan.due(course.export_every, first, state.position)
         if not saves and not exports:
             return
         if self.place.is_main:
@@ -394,7 +396,24 @@ def _check_finite(model: nn.Module, loss: Tensor, ids: Sequence[str], limit: flo
     if not (abs(loss_value) < float("inf") and norm_value < float("inf")):
         raise UserError(
             f"loss {loss_value:g} with gradient norm {norm_value:g} on images {', '.join(ids)}: training stops before the "
-            "step; lower the learning rate, add warm-up steps or check these images (the last checkpoint is intact)"
+            "step; lower the learning rate, add warm-up steps or check these images (earlier checkpoints are intact)"
+        )
+
+
+# No trained weight comes near; a step at a far too high rate goes beyond, and the next loss may still be finite.
+LARGEST_WEIGHT = 1e6
+
+
+def _check_weights(networks: Mapping[str, nn.Module], where: str) -> None:
+    """Refuse to write weights, or statistics of normalisations, that a diverged training has left."""
+    tensors = [p.detach() for network in networks.values() for p in network.parameters()]
+    statistics = [b for network in networks.values() for b in network.buffers() if b.is_floating_point()]
+    norms = [nn.utils.get_total_norm(values, float("inf")).float() for values in (tensors, statistics)]
+    weight, statistic = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    if not (weight < LARGEST_WEIGHT and statistic < float("inf")):
+        raise UserError(
+            f"the training has diverged at {where}: the largest weight is {weight:g}, the largest running statistic "
+            f"{statistic:g}; nothing was written, earlier checkpoints are intact; lower the learning rate or add warm-up steps"
         )
 
 

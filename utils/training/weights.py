@@ -55,7 +55,7 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
         key -> tensor, any `module.` prefix removed.
 
     Raises:
-        UserError: when the file is missing, damaged, or has no such network.
+        UserError: when the file is missing, damaged, has no such network, or holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,9 +63,26 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
             f"weight file {path} does not exist; check the path, or leave model.pretrained empty to start from scratch"
         )
     if path.suffix == ".params":
-        return {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
-    state = _network_part(_load(path), network, path)
-    return {key.removeprefix("module."): value for key, value in state.items()}
+        state = {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
+    else:
+        part = _network_part(_load(path), network, path)
+        state = {key.removeprefix("module."): value for key, value in part.items()}
+    check_finite(state, path)
+    return state
+
+
+def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights that are not finite: a network that holds them says nothing about any picture, without an error.
+
+    Raises:
+        UserError: naming the entries.
+    """
+    broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(
+            f"{source} holds NaN or infinite values in {len(broken)} of {len(state)} entries ({listed_keys(broken)}); get it "
+            "again, or take a checkpoint from before the training diverged"
+        )
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -118,10 +135,6 @@ def load_weights(
     optional = [*allow_missing, "*.num_batches_tracked"]
     missing = [k for k in own if k not in state and not any(fnmatch(k, p) for p in optional)]
     unexpected = [k for k in state if k not in own and not any(fnmatch(k, p) for p in allow_unexpected)]
-    fitting = {k: v for k, v in state.items() if k in own}
-    shapes = [k for k, v in fitting.items() if v.shape != own[k].shape]
-    if shapes:
-        raise UserError(f"{source} does not fit: {_shape_problem(network, shapes, fitting, own)}")
     if missing or unexpected:
         parts = [
             f"{len(keys)} {kind} keys ({listed_keys(keys)})"
@@ -132,6 +145,8 @@ def load_weights(
             f"{source} does not fit this network: {' and '.join(parts)}; check model.backbone, or allow them by pattern in "
             "model.allow_missing / model.allow_unexpected"
         )
+    check_shapes(own, state, source, head="head.", classes="data.num_classes", others=1, keys="model.backbone and model.width")
+    fitting = {k: v for k, v in state.items() if k in own}
     if not any(not k.startswith("head.") for k in fitting):
         raise UserError(f"{source} holds nothing this network's trunk could use; check model.backbone")
     network.load_state_dict({**own, **fitting})
@@ -161,15 +176,43 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _shape_problem(network: nn.Module, keys: list[str], state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
-    classifier = "head.classifier.weight"
-    if classifier in keys:
-        found = state[classifier].shape[0] - 1
-        return f"it was trained with num_classes={found}, this network has {network.num_classes}; set data.num_classes={found}"
-    key = keys[0]
-    found_shape, expected = list(state[key].shape), list(own[key].shape)
-    return (
-        f"{len(keys)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected}; check model.backbone and width"
+def check_shapes(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    head: str,
+    classes: str,
+    keys: str,
+    others: int = 0,
+) -> None:
+    """Refuse entries of another shape.
+
+    Args:
+        own: entries of the network.
+        state: what to load; entries the network lacks do not matter.
+        source: file name for messages.
+        head: how names of layers begin that have one output a class.
+        classes: setting that says how many classes there are.
+        keys: settings that say how large the other layers are.
+        others: outputs of these layers that `classes` does not count.
+
+    Raises:
+        UserError: naming the setting to change.
+    """
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if not wrong:
+        return
+    if all(k.startswith(head) and state[k].shape[1:] == own[k].shape[1:] for k in wrong):
+        found, expected = (side[wrong[0]].shape[0] - others for side in (state, own))
+        raise UserError(
+            f"{source} does not fit: it was trained with {classes}={found}, this network has {expected}; set {classes}={found}"
+        )
+    key = next((k for k in wrong if not k.startswith(head)), wrong[0])
+    found_shape, expected_shape = list(state[key].shape), list(own[key].shape)
+    raise UserError(
+        f"{source} does not fit: {len(wrong)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected_shape}; "
+        f"check {keys}"
     )
 
 

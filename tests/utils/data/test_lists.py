@@ -14,8 +14,8 @@ def write(tmp_path: Path, content: str | bytes) -> Path:
     return path
 
 
-def test_labels_in_file_order_sorted_and_unique(tmp_path: Path) -> None:
-    path = write(tmp_path, "2007_000032 0 14 \nb 3 1 3\na.x 19")
+def test_labels_in_file_order_and_sorted(tmp_path: Path) -> None:
+    path = write(tmp_path, "2007_000032 0 14 \nb 3 1\na.x 19")
     labels = read_label_list(path, 20)
     assert list(labels.items()) == [("2007_000032", (0, 14)), ("b", (1, 3)), ("a.x", (19,))]
 
@@ -43,6 +43,8 @@ def test_bare_ids_only_where_labels_are_not_required(tmp_path: Path) -> None:
         ("a 1_0\n", "'1_0' is not an integer"),
         ("a \u0663\n", "is not an integer"),
         ("a 0\nb 0\na 1\n", "line 3: id 'a' is there twice"),
+        ("a 1\nb 2 0 2\n", "line 2: class 2 is there twice; name each class once"),
+        ("a 0 1 0 0 0 1\n", "columns of 0 and 1, one a class, write the numbers of those that hold 1 instead: '1 5'"),
         ("../a 0\n", "line 1: '../a' is not an image id"),
         ("/etc/a 0\n", "line 1: '/etc/a' is not an image id"),
         ("x\\a 0\n", "is not an image id"),

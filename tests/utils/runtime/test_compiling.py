@@ -47,7 +47,7 @@ def test_cam_inference_compiles_one_code_for_all_sizes(tmp_path: Path, compiled:
     Image.open(path).resize((56, 36)).save(path)
     checkpoint = tmp_path / "net.pth"
     # Fewer than 16 channels take another way (models/pointwise.py) at some sizes.
-    common = (f"cam.checkpoint={checkpoint}", "cam.scales=[0.5,1.0]", "cam.label_dir=''", "model.width=0.25")
+    common = (f"cam.checkpoint={checkpoint}", "cam.scales=[0.5,1.0]", "cam.label_dir=", "model.width=0.25")
     plain = tiny_config(tmp_path, *common)
     network = build_inference_network(plain)
     torch.save(published_state(network), checkpoint)

@@ -1,13 +1,27 @@
 """Checkpoints of a training: what is stored comes back, and what must not change is refused."""
 
+import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.training.state import LAST, TrainState
+from utils.training.plan import Plan, Span
+from utils.training.state import LAST, TrainState, refuse_used
+
+LOG = logging.getLogger("test")
+
+
+class _Phase(NamedTuple):
+    name: str = "training"
+    lr: float = 0.1
+    fresh_optimizer: bool = False
+
+
+PLAN = Plan(100, 2, 1, False, 0, [Span(_Phase(), 0, 100)])
 
 
 class _Network(nn.Linear):
@@ -33,7 +47,7 @@ def test_resume_restores_everything(tmp_path: Path) -> None:
     one, other = _state(0), _state(1)
     one.position, one.latest, one.best = 50, [0.5, 0.25], 0.7
     one.save(tmp_path / LAST)
-    assert other.resume("auto", tmp_path) == tmp_path / "last.pth"
+    assert other.resume("auto", tmp_path, PLAN, LOG) == tmp_path / "last.pth"
     assert (other.position, other.latest, other.best) == (50, [0.5, 0.25], 0.7)
     assert 0 < torch.load(tmp_path / LAST, weights_only=True)["seconds"] <= other.seconds
     assert set(torch.load(tmp_path / LAST, weights_only=True)["state_dict"]) == {"p_weight", "p_bias"}
@@ -45,15 +59,63 @@ def test_resume_restores_everything(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    assert _state(0).resume("auto", tmp_path) is None
-    assert _state(0).resume("", tmp_path) is None
+    assert _state(0).resume("auto", tmp_path, PLAN, LOG) is None
+    assert _state(0).resume("", tmp_path, PLAN, LOG) is None
 
 
-def test_other_runs_are_refused(tmp_path: Path) -> None:
+def test_settings_that_cannot_change_are_refused_by_name(tmp_path: Path) -> None:
     _state(0).save(tmp_path / LAST)
     changed = _state(0)
     changed.identity = {"seed": 8, "train.batch_size": 2}
-    with pytest.raises(UserError, match="seed=7"):
-        changed.resume("auto", tmp_path)
-    with pytest.raises(UserError, match=r"(?s)does not fit this network.*section model"):
-        _state(0, outputs=5).resume("auto", tmp_path)
+    with pytest.raises(UserError, match="trained with seed=7, not seed=8; use the same values"):
+        changed.resume("auto", tmp_path, PLAN, LOG)
+
+
+def test_settings_that_may_change_are_taken_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _state(0).save(tmp_path / LAST)
+    changed = _state(0)
+    changed.identity, changed.may_change = {"seed": 7, "train.batch_size": 4, "of a later version": 1}, {"train.batch_size"}
+    with caplog.at_level(logging.INFO):
+        assert changed.resume("auto", tmp_path, PLAN, LOG)
+    assert caplog.messages[1:] == ["other than before: train.batch_size=4, it was 2"]
+
+
+def test_networks_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
+    _state(0).save(tmp_path / LAST)
+    with pytest.raises(UserError, match="does not fit") as caught:
+        _state(0, outputs=5).resume("auto", tmp_path, PLAN, LOG)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["weights", "momenta"])
+def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path: Path, part: str) -> None:
+    state = _state(0)
+    if part == "weights":
+        next(state.networks["local_dict"].parameters()).data[0] = float("nan")
+    else:
+        state.optimizer.state_dict()["state"][0]["momentum_buffer"][0] = float("inf")
+    state.save(tmp_path / LAST)
+    with pytest.raises(UserError, match="p_weight" if part == "weights" else "optimizer.0.momentum_buffer"):
+        _state(0).resume("auto", tmp_path, PLAN, LOG)
+
+
+@pytest.mark.parametrize("resume", ["", "auto", "elsewhere/last.pth"])
+def test_an_earlier_training_is_not_written_over(tmp_path: Path, resume: str) -> None:
+    refuse_used(tmp_path, resume, name="name", renamed=[tmp_path])
+    (tmp_path / ".lock").touch()
+    refuse_used(tmp_path, resume, name="name", renamed=[tmp_path])
+    (tmp_path / "final.pth").touch()
+    with pytest.raises(UserError, match=r"\(final.pth\); give this one another name, .*train.overwrite=true"):
+        refuse_used(tmp_path, resume, name="name", renamed=[tmp_path])
+    if resume != "auto":
+        (tmp_path / LAST).touch()
+        with pytest.raises(UserError, match=r"last.pth\); continue it with train.resume=auto, .*another name"):
+            refuse_used(tmp_path, resume, name="name", renamed=[tmp_path])
+
+
+@pytest.mark.parametrize("resume", ["auto", "model/last.pth"])
+def test_an_earlier_training_is_continued(tmp_path: Path, resume: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    (tmp_path / "model" / "last.pth").touch()
+    refuse_used(tmp_path / "model", resume, name="name", renamed=[tmp_path])

@@ -1,9 +1,9 @@
 """The loop, on a toy: validation and selection, groups' rates, the guard before a step."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -60,7 +60,9 @@ class _Toy(nn.Module):
         return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {}}
 
 
-def _trainer(folder: Path, scores: list[float], *, epochs: int = 3, resume: str = "", spoiled: int = -1) -> Trainer:
+def _trainer(
+    folder: Path, scores: list[float], *, epochs: int = 3, resume: str = "", spoiled: int = -1, lr: float = 0.001
+) -> Trainer:
     toy, left = _Toy(), iter(scores)
     groups = [
         {"params": list(toy.trunk.parameters()), "lr_scale": 1.0},
@@ -68,14 +70,14 @@ def _trainer(folder: Path, scores: list[float], *, epochs: int = 3, resume: str 
         {"params": list(toy.head.parameters()), "lr_scale": 20.0},
     ]
     optimizer = build_optimizer(groups, kind="sgd", lr=1.0, weight_decay=0.0, momentum=0.9)
-    plan = Plan(4, 2, 1, False, 0, [Span(_Phase(lr=0.001), 0, 2 * epochs)])
+    plan = Plan(4, 2, 1, False, 0, [Span(_Phase(lr=lr), 0, 2 * epochs)])
     state = TrainState({"state_dict": toy}, optimizer, {"seed": 0})
     course = Course(
         plan=plan, schedule=Schedule("step"), dataset=_Numbers(spoiled), collate=None, workers=0, seed=0, precision="fp32",
         trains_norm=False, model_dir=folder, log_dir=folder / "tb", log_every=1, images_every=0, save_every=0, mean=(), std=(),
         validation=Validation({"val": _Numbers(-1)}, lambda means: next(left), [], 2, 0),
     )  # fmt: skip
-    state.resume(resume, folder)
+    state.resume(resume, folder, plan, logging.getLogger("test"))
     return Trainer(toy, course, state, ALONE, StopRequest(), logging.getLogger("test"))
 
 
@@ -131,3 +133,28 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None
         trainer.run()
     assert all(torch.equal(before[key], value) for key, value in trainer.state.published_weights()["state_dict"].items())
     assert not (tmp_path / "last.pth").exists()
+
+
+def test_a_diverged_training_writes_nothing(tmp_path: Path) -> None:
+    """The last step of an epoch may leave weights that are finite and worth nothing: no loss has seen them yet."""
+    _trainer(tmp_path, [0.5], epochs=1).run()
+    files = {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")}
+    trainer = _trainer(tmp_path, [0.9], epochs=2, resume="auto", lr=1e-3)
+    step = trainer.step
+
+    def too_far(loss: Tensor, ids: Sequence[str]) -> None:
+        step(loss, ids)
+        if trainer.state.position == 4:
+            with torch.no_grad():
+                cast(_Toy, trainer.trainable).neck.weight.mul_(1e20)
+
+    trainer.step = too_far  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"diverged at epoch 1 batch 2/2: the largest weight is .*e\+\d\d"):
+        trainer.run()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")} == files
+
+
+def test_a_run_is_not_resumed_beyond_its_end(tmp_path: Path) -> None:
+    _trainer(tmp_path, [0.2, 0.6], epochs=2).run()
+    with pytest.raises(UserError, match="further than this run goes"):
+        _trainer(tmp_path, [], epochs=1, resume="auto")

@@ -11,7 +11,7 @@ import torch
 from models.cam_net import build_cam_network
 from scripts import convert_weights
 from utils.errors import UserError
-from utils.training.weights import load_weights, mxnet_key, read_weights
+from utils.training.weights import load_weights, mxnet_key, read_weights, save_weights
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -75,8 +75,8 @@ def test_checkpoints_with_and_without_module_prefix_load_strictly(tmp_path: Path
 
 def test_wrong_keys_are_listed_unless_allowed() -> None:
     network = build_cam_network("resnet38", 3, width=0.0625)
-    state = network.to_published(network.state_dict())
-    del state["f9.weight"]
+    whole = network.to_published(network.state_dict())
+    state = {key: value for key, value in whole.items() if key != "f9.weight"}
     state["fc.weight"] = torch.zeros(1)
     with pytest.raises(UserError, match=r"1 missing keys \(head.affinity.weight\) and 1 unexpected keys \(fc.weight\)"):
         load_weights(network, state, source="w.pth")
@@ -84,7 +84,27 @@ def test_wrong_keys_are_listed_unless_allowed() -> None:
     with pytest.raises(UserError, match="nothing this network"):
         load_weights(network, {"x": torch.zeros(1)}, source="w.pth", allow_missing=["*"], allow_unexpected=["*"])
     with pytest.raises(UserError, match=r"num_classes=3, this network has 5"):
-        load_weights(build_cam_network("resnet38", 5, width=0.0625), {**state, "f9.weight": torch.zeros(1)}, source="w.pth")
+        load_weights(build_cam_network("resnet38", 5, width=0.0625), whole, source="w.pth")
+
+
+def test_another_width_or_trunk_is_not_told_as_another_number_of_classes() -> None:
+    wide, narrow = build_cam_network("resnet38", 3, width=0.125), build_cam_network("resnet38", 3, width=0.0625)
+    with pytest.raises(UserError, match=r"e.g. backbone.b2.* check model.backbone and model.width") as caught:
+        load_weights(narrow, wide.state_dict(), source="w.pth")
+    assert "num_classes" not in str(caught.value)
+    with pytest.raises(UserError, match=r"missing keys .* check model.backbone") as caught:
+        load_weights(build_cam_network("vgg16", 3), {**wide.state_dict()}, source="w.pth")
+    assert "num_classes" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, name: str, value: float) -> None:
+    broken = torch.ones(3)
+    broken[1] = value
+    save_weights({"a.weight": torch.ones(2), "b.weight": broken, "n": torch.tensor(7)}, tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name} holds NaN or infinite values in 1 of 3 entries \(b.weight\)"):
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
