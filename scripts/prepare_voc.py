@@ -90,7 +90,6 @@ def run(settings: VocSettings) -> list[str]:
     """
     out = settings.out
     with lock_folder(out):
-        remove_leftovers(out)
         source = open_voc(settings.voc, settings.sbd, out / "unpacked")
         train, val = source.train_aug, sorted(source.val)
         _place(settings, source, train + val)

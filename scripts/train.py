@@ -21,7 +21,6 @@ from utils.config import flat_settings, save_config
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
 from utils.errors import run_program
-from utils.files import remove_leftovers
 from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
 from utils.runtime.log import get_logger
@@ -64,7 +63,6 @@ def run(cfg: Config) -> int:
         if (path := state.resume(cfg.train.resume, model_dir)) is not None:
             log.info("resumed from %s at %s", path, course.plan.describe(state.position))
         if place.is_main:
-            remove_leftovers(model_dir)
             save_config(cfg, run_dir / "config.yaml")
         facts = (cfg.method, len(dataset), cfg.data.num_classes, cfg.model.backbone, place.device, place.world)
         log.info("%s: %d images, %d classes, %s on %s, %d process(es)", *facts)
