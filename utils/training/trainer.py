@@ -23,7 +23,8 @@ from utils.data.samplers import step_seed
 from utils.errors import UserError
 from utils.runtime.device import autocast_for, peak_memory
 from utils.runtime.log import progress
-from utils.runtime.processes import Dist, StopRequest, agree_to_stop, barrier, distribute, sum_over_ranks
+from utils.runtime.parallel import start_loader_worker
+from utils.runtime.processes import Dist, StopRequest, StopVote, barrier, distribute, sum_over_ranks
 from utils.training.journal import Picture, draw_picture, open_journal
 from utils.training.optim import Schedule, set_learning_rate
 from utils.training.plan import Plan, PlannedBatches
@@ -111,6 +112,7 @@ class Trainer:
     ) -> None:
         self.trainable, self.course, self.state = trainable, course, state
         self.place, self.stop, self.log = place, stop, log
+        self.asked_to_stop = StopVote(stop, place)
         self.means = RunningMeans(place, course.average * course.plan.iter_size, state.latest)
         self.module: nn.Module = nn.Identity()
         self.rate = 0.0
@@ -137,7 +139,7 @@ class Trainer:
                 self.step(output["loss"], ids)
                 ids = []
                 self._report(first, batch, output)
-                stopped = agree_to_stop(self.stop, self.place, plan.counter(state.position)) and state.position < plan.stop
+                stopped = self.asked_to_stop() and state.position < plan.stop
                 self._keep(first, now=stopped)
                 if stopped:
                     self.log.info("stopped by a signal at %s; continue with train.resume=auto", plan.describe(state.position))
@@ -150,7 +152,12 @@ class Trainer:
         sampler = PlannedBatches(plan, self.state.position, rank=place.rank, world=place.world)
         pinned = place.device.type == "cuda"
         loader = DataLoader(
-            course.dataset, batch_sampler=sampler, collate_fn=course.collate, num_workers=course.workers, pin_memory=pinned
+            course.dataset,
+            batch_sampler=sampler,
+            collate_fn=course.collate,
+            num_workers=course.workers,
+            pin_memory=pinned,
+            worker_init_fn=start_loader_worker,
         )
         self.loaded = Waiting(loader)
         begun = self.state.position - plan.start
