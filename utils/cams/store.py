@@ -1,8 +1,9 @@
 """The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
 
 import os
+import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ import cv2
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from utils.data.images import is_whole_png
 from utils.data.lists import read_id_list, read_label_list
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, remove_leftovers
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
 from utils.runtime.provenance import claim_folder, read_source, write_source
 
@@ -128,6 +130,8 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
         UserError: when the folder's CAMs come from another checkpoint or other settings.
     """
     folder = Path(cfg.cam.dir)
+    for beside in filter(None, (cfg.cam.label_dir, cfg.cam.refine_dir)):
+        remove_leftovers(Path(beside))
     if cfg.cam.overwrite:
         _remove(folder, Path(cfg.cam.label_dir) if cfg.cam.label_dir else None, set(images))
         write_source(folder, source)
@@ -140,12 +144,14 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
 
 
 def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
-    """Return the images some file is missing of.
+    """Return the images some file is missing of, or cannot be read.
 
     An image is finished when the CAMs of all its classes are there, and its label map and maps for refinement where such are
-    written. Where classes are predicted only the label map, written last, can tell; without label maps all are done again.
+    written. Of PNGs all sums are checked, of maps for refinement, which are large, only the end. Where classes are predicted
+    only the label map, written last, can tell; without label maps all are done again.
     """
-    cams = _names(Path(cfg.cam.dir))
+    cam_dir = Path(cfg.cam.dir)
+    cams = _names(cam_dir)
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     labels = set() if label_dir is None else _names(label_dir)
     refined = _names(Path(cfg.cam.refine_dir)) if cfg.cam.refine_dir else None
@@ -154,13 +160,19 @@ def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
     def finished(image_id: str, classes: tuple[int, ...]) -> bool:
         if predicting and label_dir is None:
             return False
-        if label_dir is not None and f"{image_id}.png" not in labels:
+        if label_dir is not None and not (f"{image_id}.png" in labels and is_whole_png(label_dir / f"{image_id}.png")):
             return False
-        if refined is not None and f"{image_id}.npz" not in refined:
+        refine_path = Path(cfg.cam.refine_dir) / f"{image_id}.npz"
+        if refined is not None and not (refine_path.name in refined and zipfile.is_zipfile(refine_path)):
             return False
-        return predicting or all(cam_path(Path(), image_id, k).name in cams for k in classes)
+        return predicting or are_whole([cam_path(cam_dir, image_id, k) for k in classes], cams)
 
     return [(image_id, classes) for image_id, classes in images if not finished(image_id, classes)]
+
+
+def are_whole(paths: Sequence[Path], names: Collection[str]) -> bool:
+    """Return whether PNGs are all among the `names` of their folder's files and undamaged."""
+    return all(path.name in names for path in paths) and all(map(is_whole_png, paths))
 
 
 def _remove(folder: Path, label_dir: Path | None, images: set[str]) -> None:
@@ -239,10 +251,5 @@ class CamWriter:
 def _write_grey_png(path: Path, values: NDArray[Any]) -> None:
     """Encode with OpenCV: several times faster than Pillow on CAMs, and without Python's lock."""
     _, encoded = cv2.imencode(".png", values)
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); free disk space or set cam.dir, cam.label_dir"
-        ) from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
