@@ -18,6 +18,8 @@ Schema = TypeVar("Schema", bound=Checked)
 # A schema, or what finds it by the raw content (lower-case keys) of the file and the overrides: `method` picks a section.
 Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # The segmentation stage's published option, accepted by every program.
+# No configuration is as large.
+MOST_VALUES, MOST_DEPTH = 10_000, 20
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
 
 
@@ -150,9 +152,10 @@ def _with_bases(path: Path) -> list[Path]:
 def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _check_size(content)
     except OSError as error:
         raise UserError(f"configuration file {path} cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -161,6 +164,18 @@ def _read_yaml(path: Path, keep_base: bool = False) -> DictConfig:
     if not keep_base:
         folded.pop("base", None)
     return OmegaConf.create(folded)
+
+
+def _check_size(content: Any) -> None:
+    """Refuse what would take for ever or too deep a recursion to go through, as aliases (*name) can make it."""
+    waiting, seen = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MOST_DEPTH or seen > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values or nested more than {MOST_DEPTH} deep, aliases written out")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting.extend((item, depth + 1) for item in inside)
 
 
 def _fold_case(value: Any) -> Any:
@@ -176,7 +191,7 @@ def _parse_override(override: str) -> DictConfig:
         if value == "":  # the shell drops the quotes of key='': an empty text, not null
             return _nested(key, value)
         return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"argument '{override}' is not key=value: {_first_line(error)}") from error
 
 
