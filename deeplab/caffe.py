@@ -53,7 +53,7 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
         ]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an existing .caffemodel file") from error
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is damaged or no Caffe model ({error}); download it again") from error
     if not any(layer.blobs for layer in layers):
         raise UserError(f"{path} holds no layers with weights; expected a .caffemodel file (not a .prototxt)")
@@ -64,7 +64,9 @@ def _layer(content: memoryview, current: bool) -> CaffeLayer:
     numbers = LAYER if current else LAYER_V1
     layer = CaffeLayer("")
     for number, kind, value in _fields(content):
-        if number == numbers["name"] and kind == BYTES:
+        if number in numbers.values() and kind != BYTES:
+            raise ValueError(f"field {number} has the wire type {kind}")
+        if number == numbers["name"]:
             layer.name = bytes(value).decode("utf-8")
         elif number == numbers["blobs"]:
             layer.blobs.append(_blob(value))
@@ -75,9 +77,9 @@ def _layer(content: memoryview, current: bool) -> CaffeLayer:
         elif current and number == numbers["batch_norm"]:
             for inner, _, item in _fields(value):
                 if inner == BN_EPS:
-                    layer.bn_eps = item
+                    layer.bn_eps = float(item)
                 elif inner == BN_FRACTION:
-                    layer.bn_fraction = item
+                    layer.bn_fraction = float(item)
     return layer
 
 
@@ -86,7 +88,7 @@ def _convolution(content: memoryview) -> dict[str, int]:
     names = {number: name for name, number in CONV.items()}
     for number, kind, value in _fields(content):
         if number in names:
-            values = _varints(value) if kind == BYTES else [value]
+            values = _varints(value) if kind == BYTES else [int(value)]
             if len(set(values)) > 1:
                 raise ValueError(f"{names[number]} differs between height and width")
             found[names[number]] = values[0]

@@ -29,6 +29,8 @@ _PARTS = {"1": "shortcut", "2a": "reduce", "2b": "conv3x3", "2c": "increase"}
 _UNIT = re.compile(r"^(res|bn|scale)(\d)([a-z])(\d*)_branch(1|2[abc])$")
 _ASPP = re.compile(r"^fc1_\w+?_(c\d)$")
 _FC = re.compile(r"^fc\d*_[^_]+$")
+# Blobs of a normalisation: mean, variance and the factor of both; of a scale: weight and bias.
+_BLOBS = {"bn": 3, "scale": 2}
 _TOLERANCE = 1e-7
 
 
@@ -105,6 +107,11 @@ def layer_name(caffe: str) -> str:
 
 def _entries(layer: CaffeLayer) -> dict[str, Tensor]:
     blobs = [torch.from_numpy(blob.copy()) for blob in layer.blobs]
+    needed = next((count for kind, count in _BLOBS.items() if layer.name.startswith(kind)), 1)
+    if len(blobs) < needed or (needed == _BLOBS["bn"] and blobs[2].numel() != 1):
+        raise UserError(
+            f"Caffe layer '{layer.name}' has {len(blobs)} blobs of other shapes than expected ({needed}); get it again"
+        )
     if layer.name.startswith("bn"):
         factor = blobs[2].flatten()
         return {
@@ -120,7 +127,10 @@ def _entries(layer: CaffeLayer) -> dict[str, Tensor]:
 def _check(state: dict[str, Tensor], settings: dict[str, CaffeLayer], *, with_head: bool) -> None:
     cfg = DeepLabConfig()
     if with_head:
-        cfg.dataset.n_classes = int(state[f"{ASPP}.c0.weight"].shape[0])
+        shapes = [value.shape for key, value in state.items() if key == f"{ASPP}.c0.weight" and value.dim()]
+        if not shapes:
+            raise UserError("the Caffe model's head has no weights of branch c0; get it again")
+        cfg.dataset.n_classes = int(shapes[0][0])
         cfg.model.atrous_rates = [settings[n].convolution.get("dilation", 1) for n in sorted(settings) if n.startswith(ASPP)]
     network = cast(DeepLab, build_deeplab(cfg).base)
     own = {key: value for key, value in network.state_dict().items() if with_head or not key.startswith(ASPP)}

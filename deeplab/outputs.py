@@ -14,7 +14,7 @@ from torch import Tensor
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import read_labels
 from utils.data.classes import label_count, palette
-from utils.data.images import image_size, read_label_map, write_png
+from utils.data.images import image_size, is_whole_png, read_label_map, write_png
 from utils.data.lists import Item
 from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix
@@ -91,8 +91,8 @@ def prepare(folder: Path, about: Mapping[str, Any], suffixes: Sequence[str]) -> 
 
 
 def split_finished(items: Sequence[Item], folder: Path | None, logits: Path | None) -> tuple[list[Item], list[Item]]:
-    """Return (finished items, the others): with a prediction in `folder` and, unless that is None, their `logits`."""
-    finished = _stems(folder, [".png"])
+    """Return (finished items, the others): with a whole prediction in `folder` and, unless that is None, their `logits`."""
+    finished = {name for name in _stems(folder, [".png"]) if folder is not None and is_whole_png(folder / f"{name}.png")}
     if logits is not None:
         finished &= _stems(logits, LOGIT_SUFFIXES)
     return [i for i in items if i.image_id in finished], [i for i in items if i.image_id not in finished]

@@ -29,7 +29,6 @@ from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.lists import Item, training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
-from utils.files import remove_leftovers
 from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
 from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
@@ -77,7 +76,6 @@ def run(cfg: DeepLabConfig) -> int:
         course = build_course(cfg, dataset)
         state.resume(cfg.train.resume, folder, course.plan, log)
         if place.is_main:
-            remove_leftovers(folder)
             save_config(cfg, logs_dir(cfg) / "config.yaml")
         torch.backends.cudnn.benchmark = True  # all inputs have one size
         code = Trainer(Segmentation(cfg, network, place), course, state, place, stop, log).run()

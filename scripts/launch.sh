@@ -22,6 +22,6 @@ if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
     port=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?set NODE_RANK to this machine (0 is the first)}"
       --master_addr "${MASTER_ADDR:?set MASTER_ADDR to the first machine}" --master_port "${MASTER_PORT:-29500}")
   fi
-  exec "$PYTHON" -m torch.distributed.run "${port[@]}" --nproc_per_node "$processes" -m "$@"
+  exec "$PYTHON" -m utils.runtime.processes "${port[@]}" --nproc_per_node "$processes" -m "$@"
 fi
 exec "$PYTHON" -m "$@"

@@ -36,7 +36,7 @@ from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
 from utils.runtime.device import autocast_for, set_threads
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
-from utils.training.trainer import Waiting
+from utils.training.meters import Waiting
 from utils.training.weights import load_weights, read_weights
 
 

@@ -32,7 +32,7 @@ from utils.data.images import read_label_map, write_png
 from utils.demo_set.creatures import CREATURES
 from utils.demo_set.scene import SPLITS, draw_scene
 from utils.errors import UserError, run_program
-from utils.files import atomic_path, lock_folder, write_text_atomic
+from utils.files import atomic_path, lock_folder, parse_json, remove_leftovers, write_text_atomic
 from utils.runtime.parallel import map_progress
 
 IMAGES, LABELS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
@@ -143,6 +143,7 @@ def _prepare_folder(out: Path, settings: DemoSettings, overwrite: bool) -> None:
         )
     for folder in (IMAGES, LABELS, SALIENCY):
         (out / folder).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out / folder)
     write_text_atomic(out / MANIFEST, json.dumps(asdict(settings), indent=1) + "\n")
 
 
@@ -151,7 +152,7 @@ def _read_manifest(out: Path) -> DemoSettings | None:
     if not path.exists():
         return None
     try:
-        return DemoSettings(**json.loads(path.read_text(encoding="utf-8")))
+        return DemoSettings(**parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no manifest of a demo set ({error}); remove the folder or choose another --out") from error
 

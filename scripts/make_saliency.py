@@ -21,7 +21,7 @@ from utils.data.folder import DataFolder
 from utils.data.images import read_image, write_png
 from utils.data.lists import read_id_list
 from utils.errors import UserError, run_program
-from utils.files import lock_folder, remove_leftovers
+from utils.files import lock_folder
 from utils.prepare.layout import own_folder
 from utils.prepare.saliency import Predictor, load_saliency_model, uses_gpu
 from utils.runtime.parallel import map_progress
@@ -48,7 +48,6 @@ def run(cfg: Config) -> int:
     # In this process first: a missing library or model is told at once, not by a worker.
     _model(settings, cfg.device)
     with lock_folder(out_dir):
-        remove_leftovers(out_dir)
         there = set() if settings.overwrite else {path.stem for path in out_dir.glob("*.png")}
         todo = [image_id for image_id in ids if image_id not in there]
         workers = 1 if uses_gpu(settings, cfg.device) else settings.workers

@@ -27,7 +27,7 @@ from pathlib import Path
 from utils.data.classes import COCO_CLASSES, palette, write_label_names
 from utils.data.images import write_png
 from utils.errors import UserError, import_optional, run_program
-from utils.files import lock_folder, remove_leftovers, write_text_atomic
+from utils.files import lock_folder, parse_json, remove_leftovers, write_text_atomic
 from utils.prepare.coco import CROWD_CHOICES, CROWD_SKIP, CocoImage, CocoSplit, paint_label_map, read_instances
 from utils.prepare.layout import (
     COPY,
@@ -103,7 +103,6 @@ def run(settings: CocoSettings) -> list[str]:
     report: list[str] = []
     names: list[str] = []
     with lock_folder(out):
-        remove_leftovers(out)
         _claim_masks(settings)
         for name, split_name in settings.splits:
             found, lines = _prepare_split(settings, name, split_name)
@@ -130,7 +129,7 @@ def _claim_masks(settings: CocoSettings) -> None:
     remove_leftovers(folder)
     mark, rule = settings.out / SETTINGS, {"crowd": settings.crowd, "splits": dict(settings.splits)}
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        found = parse_json(mark.read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = rule
     except (OSError, ValueError) as error:

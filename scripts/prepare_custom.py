@@ -24,7 +24,7 @@ import yaml
 
 from utils.data.classes import write_label_names
 from utils.errors import UserError, run_program
-from utils.files import lock_folder, remove_leftovers, write_text_atomic
+from utils.files import lock_folder, write_text_atomic
 from utils.prepare.custom import bring_maps, bring_pictures, list_images, picture_ids, read_named_labels, resolve_classes
 from utils.prepare.layout import COPY, LINK, images_per_class, label_lines, own_folder, pair_lines, write_list
 
@@ -105,7 +105,6 @@ def run(settings: CustomSettings) -> list[str]:
     index = {name: k for k, name in enumerate(classes)}
     labels = {ids[file]: tuple(sorted(index[c] for c in found)) for file, found in named.items()}
     with lock_folder(out):
-        remove_leftovers(out)
         converted = bring_pictures(settings.images, ids, own_folder(out / IMAGES), settings.place, workers=settings.workers)
         masked = _maps(settings, settings.masks, ids, MASKS, len(classes))
         salient = _maps(settings, settings.saliency, ids, SALIENCY, None)

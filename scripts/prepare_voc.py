@@ -94,7 +94,6 @@ def run(settings: VocSettings) -> list[str]:
     """
     out = settings.out
     with lock_folder(out):
-        remove_leftovers(out)
         source = open_voc(settings.voc, settings.sbd, out / "unpacked")
         matlab = {i: path for i, path in source.sbd.items() if path.suffix == ".mat"}
         if settings.cls_png and not matlab:

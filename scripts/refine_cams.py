@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from configs.schema import Config
 from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
-from utils.cams.store import LabelledId, cam_path, file_names, read_labelled_ids, read_scores
+from utils.cams.store import LabelledId, are_whole, cam_path, file_names, read_labelled_ids, read_scores
 from utils.config import flat_settings, flatten
 from utils.data.folder import DataFolder
 from utils.data.images import MAX_GREY, read_image, write_png
 from utils.errors import UserError, run_program, user_errors
-from utils.files import lock_folder, remove_leftovers
+from utils.files import lock_folder
 from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
 from utils.runtime.provenance import claim_folder, read_source, write_source
@@ -65,7 +65,6 @@ def run(cfg: Config) -> int:
         raise UserError("refine.by is none, so there is nothing to do; name a refiner, e.g. refine.by=dense_crf")
     tasks = read_labelled_ids(cfg, cam_dir)
     with lock_folder(out_dir):
-        remove_leftovers(out_dir)
         source = {
             "cams": read_source(cam_dir) or str(cam_dir),
             "refiner": {"names": list(refiner_names(refine.by)), **refiner.settings()},
@@ -76,7 +75,7 @@ def run(cfg: Config) -> int:
         else:
             claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
         there = set() if refine.overwrite else file_names(out_dir)
-        todo = [task for task in tasks if not _finished(task, there)]
+        todo = [task for task in tasks if not _finished(task, out_dir, there)]
         work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refiner, refine.background)
         done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
     print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
@@ -117,9 +116,9 @@ def refined_cams(
     return np.rint(maps.clip(0, 1) * MAX_GREY).astype(np.uint8)
 
 
-def _finished(task: LabelledId, names: set[str]) -> bool:
+def _finished(task: LabelledId, folder: Path, names: set[str]) -> bool:
     image_id, classes = task
-    return all(cam_path(Path(), image_id, k).name in names for k in classes)
+    return are_whole([cam_path(folder, image_id, k) for k in classes], names)
 
 
 def _write_card(cfg: Config, refiner: Refiner | Chain, images: int, seconds: float) -> None:

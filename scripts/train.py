@@ -25,7 +25,6 @@ from utils.data.classes import resolve_class_names
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
 from utils.errors import UserError, run_program
-from utils.files import remove_leftovers
 from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
 from utils.runtime.log import get_logger
@@ -73,7 +72,6 @@ def run(cfg: Config) -> int:
         state = build_state(cfg, method, dataset, course.plan)
         state.resume(cfg.train.resume, model_dir, course.plan, log)
         if place.is_main:
-            remove_leftovers(model_dir)
             save_config(cfg, run_dir / "config.yaml")
         facts = (cfg.method, len(dataset), cfg.data.num_classes, cfg.model.backbone, place.device, place.world)
         log.info("%s: %d images, %d classes, %s on %s, %d process(es)", *facts)

@@ -19,6 +19,8 @@ Schema = TypeVar("Schema", bound=Checked)
 # A schema, or what finds it by the raw content (lower-case keys) of the file and the overrides: `method` picks a section.
 Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # The segmentation stage's published option, accepted by every program.
+# No configuration is as large.
+MOST_VALUES, MOST_DEPTH = 10_000, 20
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
 # How a training is started says nothing about what it follows from.
 STARTS = ("train.resume", "train.overwrite")
@@ -197,9 +199,10 @@ def _read_yaml(path: Path) -> Update:
     try:
         text = path.read_text(encoding="utf-8")
         values, texts = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
+        _check_size(values)
     except OSError as error:
         raise UserError(f"configuration file {path} cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return Update(str(path), {}, {})
@@ -209,6 +212,18 @@ def _read_yaml(path: Path) -> Update:
     if update.values.pop("base", None) is None:
         update.texts.pop("base", None)
     return update
+
+
+def _check_size(content: Any) -> None:
+    """Refuse what would take for ever or too deep a recursion to go through, as aliases (*name) can make it."""
+    waiting, seen = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MOST_DEPTH or seen > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values or nested more than {MOST_DEPTH} deep, aliases written out")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting.extend((item, depth + 1) for item in inside)
 
 
 def _fold_case(value: Any) -> Any:
@@ -225,7 +240,7 @@ def _parse_override(override: str) -> Update:
         raise UserError(f"{source} is not key=value: '{name}' is no key; see --help")
     try:
         value = yaml.load(text, _Loader) if text else text  # the shell drops the quotes of key='': an empty text, not null
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     *sections, last = parts
     values: dict[str, Any] = {last: value}

@@ -1,17 +1,27 @@
 """Files that appear whole or not at all, and folders that one running process owns at a time."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
+import json
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, remedy
 
 LOCK_NAME = ".lock"
+# Full or failing disks: what is being written is meant, not what is being read for it.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ELSEWHERE = "choose a folder you may write to"
+# How long a killed owner may take to give its memory back, seconds; its lock goes last.
+_DYING = 60.0
 
 
 @contextlib.contextmanager
@@ -25,21 +35,23 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
         sync: also force the bytes to the disk first, so that even a power failure cannot leave an empty file.
 
     Raises:
-        UserError: when the folder cannot be created or written to.
+        UserError: when the folder cannot be created or written to, or the disk is full.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.open("xb").close()
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder you may write to") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}); {remedy(error.errno, _ELSEWHERE)}") from error
     try:
         yield temporary
         if sync:
             _sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise UserError(f"{path} cannot be written ({error.strerror}); {remedy(error.errno, _ELSEWHERE)}") from error
         raise
     if sync:
         _sync(path.parent)
@@ -51,9 +63,17 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files killed processes left in `folder`; call it only while owning the folder."""
-    for path in folder.glob(".*.tmp*"):
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Return what `json.loads` does; content nested too deeply for it is a ValueError, as all other damage."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def remove_leftovers(folder: Path, stem: str = "*") -> None:
+    """Delete temporary files of `stem` that killed processes left in `folder`; call it only while no other writes them."""
+    for path in folder.glob(f".{stem}.*.tmp*"):
         path.unlink(missing_ok=True)
 
 
@@ -90,9 +110,25 @@ def _aside(folder: Path, number: int) -> Path:
     return folder.with_name(f"{folder.name}.old{number}")
 
 
+# Open descriptors of folders this process owns.
+_owned: set[int] = set()
+
+
+def _disown() -> None:
+    """Let go in a forked child (a loader worker): with its copy open, a killed owner's folder would stay locked."""
+    for descriptor in _owned:
+        os.close(descriptor)
+    _owned.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Own `folder` (created if missing) while the block runs; the lock dies with the process, however it ends.
+
+    What killed processes left half written in the folder itself (not in folders inside) is removed first.
 
     Raises:
         UserError: when another running process owns it, or it cannot be created.
@@ -103,30 +139,49 @@ def lock_folder(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"folder {folder} cannot be used ({error.strerror}); choose one you may write to") from error
+    _owned.add(descriptor)
     try:
         _take_lock(descriptor, folder)
-        try:
-            yield
-        finally:
-            # Released by hand: forked loader workers share the descriptor and may live a moment longer.
-            # The file stays; removing it would let a third process lock a file the second can no longer see.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        remove_leftovers(folder)
+        yield
     finally:
+        # The file stays; removing it would let a third process lock a file the second can no longer see.
+        _owned.discard(descriptor)
         os.close(descriptor)
 
 
 def _take_lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    deadline = time.monotonic() + _DYING
+    while not _locked(descriptor, folder):
         owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "unknown"
-        raise UserError(
-            f"folder {folder} is in use by another running program ({owner}); wait for it to end or choose another folder"
-        ) from error
-    except OSError as error:
-        raise UserError(f"folder {folder} cannot be locked ({error.strerror}); choose one on a local disk") from error
+        if not _has_died(owner) or time.monotonic() > deadline:
+            raise UserError(
+                f"folder {folder} is in use by another running program ({owner}); wait for it to end or choose another folder"
+            )
+        time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _locked(descriptor: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be locked ({error.strerror}); choose one on a local disk") from error
+    return True
+
+
+def _has_died(owner: str) -> bool:
+    """Return whether a lock's owner was a process of this machine that has ended, or is ending and has no memory left."""
+    match = re.fullmatch(r"process (\d+) on (.*)", owner)
+    if match is None or match[2] != socket.gethostname():
+        return False
+    try:
+        return not Path("/proc", match[1], "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _sync(path: Path) -> None:

@@ -143,3 +143,36 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 )
 def test_layers_have_the_published_names(caffe: str, ours: str) -> None:
     assert layer_name(caffe) == ours
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (_layer("bn_conv1", "BatchNorm", [np.zeros(3)]), "'bn_conv1' has 1 blobs"),
+        (_layer("bn_conv1", "BatchNorm", [np.zeros(3), np.zeros(3), np.zeros(2)]), "'bn_conv1' has 3 blobs of other shapes"),
+        (_layer("fc1_voc12_c1", "Convolution", [np.zeros((2, 2, 3, 3))]), "no weights of branch c0"),
+    ],
+)
+def test_layers_without_their_weights_are_named(tmp_path: Path, layer: bytes, message: str) -> None:
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(layer)
+    with pytest.raises(UserError, match=message):
+        convert.run(path)
+
+
+FORGED = {
+    "a blob as a number": _message(100, _message(1, b"conv1") + _number(7, 5)),
+    "a layer's settings as a number": _message(100, _message(1, b"conv1") + _number(106, 5)),
+    "a type as a number": _message(100, _message(1, b"conv1") + _number(2, 5)),
+    "a shape as a number": _message(100, _message(7, _number(7, 3))),
+    "a side beyond 64 bits": _message(100, _message(7, _message(7, _message(1, _varint(2**80))))),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_forged_files_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(FORGED[kind])
+    with pytest.raises(UserError, match=r"net\.caffemodel is damaged or no Caffe model") as caught:
+        convert.run(path)
+    assert "\n" not in str(caught.value)

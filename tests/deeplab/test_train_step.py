@@ -13,8 +13,8 @@ from deeplab.train import build_schedule
 from tests.deeplab.test_network import SCALES, build, published_parameters
 from utils.errors import UserError
 from utils.runtime.processes import Dist
+from utils.training.meters import RunningMeans
 from utils.training.optim import build_optimizer, set_learning_rate
-from utils.training.trainer import RunningMeans
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deeplab"
 ALONE = Dist(0, 1, 0, torch.device("cpu"))

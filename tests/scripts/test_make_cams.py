@@ -114,12 +114,43 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     gone = sorted(Path(cfg.cam.dir).glob("*.png"))[0]
     gone.unlink()
     kept = sorted(Path(cfg.cam.dir).glob("*.png"))[-1]
-    kept.write_bytes(b"not looked at")
+    os.utime(kept, (1, 1))
     assert (again := make_cams.run(cfg))["done"] == 1
     assert again["skipped"] == 5
-    assert kept.read_bytes() == b"not looked at"
+    assert kept.stat().st_mtime == 1
     assert make_cams.run(_ready(tmp_path, "cam.overwrite=true"))["done"] == 6
     assert _equal(before, _cams(cfg.cam.dir))
+
+
+def test_what_cannot_be_read_is_made_again_and_leftovers_go(tmp_path: Path) -> None:
+    cfg = _ready(tmp_path, f"cam.refine_dir={tmp_path / 'refine'}")
+    make_cams.run(cfg)
+    before, folders = _cams(cfg.cam.dir), [Path(cfg.cam.dir), Path(cfg.cam.label_dir), Path(cfg.cam.refine_dir)]
+    cam, label, maps = (sorted(path for path in folder.iterdir() if path.suffix in (".png", ".npz")) for folder in folders)
+    cam[0].write_bytes(cam[0].read_bytes()[:-9])
+    label[2].write_bytes(b"")
+    maps[4].write_bytes(maps[4].read_bytes()[:-9])
+    for folder in folders:
+        (folder / ".img_000.7-0f.tmp.png").touch()
+    assert make_cams.run(cfg)["done"] == 3
+    assert _equal(before, _cams(cfg.cam.dir))
+    assert make_cams.run(cfg)["done"] == 0
+    assert not list(tmp_path.rglob("*.tmp.*"))
+
+
+def test_a_finished_pipeline_can_be_repeated(tmp_path: Path) -> None:
+    """Training and inference, both twice, and also where the weights were deleted in between or moved to other hands."""
+    cfg = tiny_config(tmp_path, "train.epochs=1", "train.resume=auto")
+    assert train_l2g.run(cfg) == 0
+    assert make_cams.run(cfg)["done"] == 6
+    final = Path(cfg.cam.checkpoint)
+    before = final.stat().st_mtime_ns
+    assert train_l2g.run(cfg) == 0
+    assert final.stat().st_mtime_ns == before
+    assert make_cams.run(cfg)["done"] == 0
+    final.unlink()
+    assert train_l2g.run(cfg) == 0
+    assert make_cams.run(cfg)["done"] == 0
 
 
 def test_maps_for_refinement_are_written_on_request(tmp_path: Path) -> None:

@@ -184,3 +184,18 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         ["--images", str(photos), "--labels", str(_csv(tmp_path)), "--out", str(out), "--config", str(config), "--workers", "1"]
     )
     assert f"next: python -m scripts.check_data --config {config}" in capsys.readouterr().out
+
+
+def test_a_field_too_long_for_csv_is_one_sentence(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"labels\.csv cannot be read \(field larger than field limit"):
+        run(_settings(tmp_path, labels=_csv(tmp_path, f"e.webp,{'c' * 140_000}\n")))
+
+
+def test_half_written_pictures_of_a_killed_run_go(photos: Path, tmp_path: Path) -> None:
+    out = _settings(tmp_path).out
+    left = [out / name / ".e.7-0f.tmp.jpg" for name in ("JPEGImages", "")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run(_settings(tmp_path))
+    assert not any(path.exists() for path in left)

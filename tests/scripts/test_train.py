@@ -1,5 +1,6 @@
 """Training as a program: exact resuming, several processes, signals, bad input."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -122,6 +123,43 @@ def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     state = torch.load(Path(cfg.run_dir) / "model" / "last.pth", weights_only=True)
     assert state["position"] >= BATCHES
+
+
+def _launched(cfg: Config, path: Path) -> subprocess.Popen[str]:
+    """Return a training on two processes, as the front door starts it, that is in its epoch 1."""
+    program = [str(ROOT / "scripts" / "launch.sh"), *_command(cfg, path)[2:]]
+    environment = {**os.environ, "PYTHON": sys.executable, "NPROC": "2", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(program, env=environment, text=True, start_new_session=True, stdout=-1, stderr=-1)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 1 " in line:
+            break
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_save_and_leave_without_a_traceback(tmp_path: Path, number: signal.Signals) -> None:
+    """Job managers and terminals send their signal to all, and torchrun passes its own on: it comes twice."""
+    process = _launched(tiny_config(tmp_path, "train.epochs=500", "threads=1"), tmp_path / "cfg.yaml")
+    os.killpg(process.pid, number)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "stopped by a signal" in out and "Traceback" not in errors
+    assert torch.load(tmp_path / "run" / "model" / "last.pth", weights_only=True)["position"] >= BATCHES
+
+
+def test_processes_of_a_killed_launcher_leave_and_the_folder_is_free(tmp_path: Path) -> None:
+    cfg = tiny_config(tmp_path, "train.epochs=100000", "threads=1", "data.workers=1")
+    process = _launched(cfg, tmp_path / "cfg.yaml")
+    process.kill()
+    try:
+        process.communicate(timeout=60)  # ends with the last process that could write there
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    last = torch.load(tmp_path / "run" / "model" / "last.pth", weights_only=True)
+    again = tiny_config(tmp_path, f"train.epochs={last['position'] // BATCHES + 1}", "train.resume=auto")
+    assert train_l2g.run(again) == 0
 
 
 def test_kill_leaves_a_checkpoint_that_resumes(tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_saved_configuration_loads_back(tmp_path: Path) -> None:
         ("l2g:\n  crop: sideways\n", "expected one of"),
         ("data:\n  root: ${nothing}\n", "nothing"),
         ("base: self.yaml\n", "circle"),
+        ("name: 2024-13-01\n", "not valid YAML"),
+        (f"name: {'[' * 5000}\n", "not valid YAML"),
+        (f"name: {'[' * 100 + ']' * 100}\n", "nested more than 20 deep"),
+        ("name: &a [*a]\n", "nested more than 20 deep"),
+        ("name: &a {b: *a}\n", "nested more than 20 deep"),
+        (
+            "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 18))]),
+            "more than 10000 values",
+        ),
     ],
 )
 def test_wrong_files_get_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -76,7 +85,8 @@ def test_wrong_files_get_one_sentence(tmp_path: Path, text: str, message: str) -
     assert "self.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize("argv", [[], ["--config"], ["--config", "missing.yaml"], ["--config", "x.yaml", "--lr", "1"]])
+@pytest.mark.parametrize("argv", [[], ["--config"], ["--config", "missing.yaml"], ["--config", "x.yaml", "--lr", "1"],
+                                  ["--config", "configs/l2g_voc.yaml", f"cam.scales={'[' * 100 + ']' * 100}"]])  # fmt: skip
 def test_wrong_command_lines(argv: list[str]) -> None:
     with pytest.raises(UserError):
         parse_args(argv, "doc")

@@ -1,4 +1,8 @@
+import errno
+import fcntl
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -7,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.files import atomic_path, lock_folder, write_text_atomic
+from utils.files import LOCK_NAME, atomic_path, lock_folder, parse_json, remove_leftovers, write_text_atomic
 
 
 def test_success_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -77,3 +81,72 @@ def test_lock_dies_with_its_process(tmp_path: Path) -> None:
     time.sleep(0.01)
     with lock_folder(tmp_path):
         pass
+
+
+def test_a_forked_child_does_not_keep_a_killed_owner_s_lock(tmp_path: Path) -> None:
+    """Loader workers are such children, and live a little longer."""
+    code = (
+        "import os, pathlib, time\nfrom utils.files import lock_folder\n"
+        f"with lock_folder(pathlib.Path({str(tmp_path)!r})):\n"
+        "    child = os.fork()\n    if child: print(child, flush=True)\n    time.sleep(600)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait()
+    try:
+        os.kill(child, 0)  # it is there
+        with lock_folder(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_dead_owner_s_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes a killed process's memory first, which may last, and its locks last."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    dying = os.open(tmp_path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(dying, fcntl.LOCK_EX)
+    os.pwrite(dying, f"process {dead.pid} on {socket.gethostname()}\n".encode(), 0)
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            fcntl.flock(dying, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with lock_folder(tmp_path):
+        assert len(waits) == 3
+    fcntl.flock(dying, fcntl.LOCK_EX)
+    os.pwrite(dying, f"process {dead.pid} on another-machine\n".encode(), 0)
+    with pytest.raises(UserError, match="in use by another running program .* on another-machine"), lock_folder(tmp_path):
+        pass
+    os.close(dying)
+
+
+def test_an_owner_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("a.png", ".hidden", "a.tmp.png")]
+    left = [tmp_path / name for name in (".a.12-0f.tmp.png", ".a_crf.7-1e.tmp.json")]
+    for path in [*kept, *left]:
+        path.touch()
+    remove_leftovers(tmp_path, "a")
+    assert not left[0].exists() and left[1].exists()
+    with lock_folder(tmp_path):
+        assert not left[1].exists() and all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match=r"a\.txt cannot be written .*run the same command again"), atomic_path(path):
+        raise OSError(number, os.strerror(number))
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_nested_too_deeply_is_damage() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)

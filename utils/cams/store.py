@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from configs.schema import Config
 from utils.data.folder import DataFolder, labels_of
-from utils.data.images import MAX_GREY, read_cam
+from utils.data.images import MAX_GREY, is_whole_png, read_cam
 from utils.data.lists import read_id_list
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, remove_leftovers
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
 from utils.runtime.provenance import claim_folder, read_source, write_source
 
@@ -189,6 +189,8 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
         UserError: when the folder's CAMs come from another checkpoint or other settings.
     """
     folder = Path(cfg.cam.dir)
+    for beside in filter(None, (cfg.cam.label_dir, cfg.cam.refine_dir)):
+        remove_leftovers(Path(beside))
     if cfg.cam.overwrite:
         _remove(folder, Path(cfg.cam.label_dir) if cfg.cam.label_dir else None, set(images))
         write_source(folder, source)
@@ -201,12 +203,14 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
 
 
 def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
-    """Return the images some file is missing of.
+    """Return the images some file is missing of, or cannot be read.
 
     An image is finished when the CAMs of all its classes are there, and its label map and maps for refinement where such are
-    written. Where classes are predicted only the label map, written last, can tell; without label maps all are done again.
+    written. Of PNGs all sums are checked, of maps for refinement, which are large, only the end. Where classes are predicted
+    only the label map, written last, can tell; without label maps all are done again.
     """
-    cams = _names(Path(cfg.cam.dir))
+    cam_dir = Path(cfg.cam.dir)
+    cams = _names(cam_dir)
     label_dir = Path(cfg.cam.label_dir) if cfg.cam.label_dir else None
     labels = set() if label_dir is None else _names(label_dir)
     refined = _names(Path(cfg.cam.refine_dir)) if cfg.cam.refine_dir else None
@@ -215,15 +219,22 @@ def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:
     def finished(image_id: str, classes: tuple[int, ...]) -> bool:
         if predicting and label_dir is None and not npz:
             return False
-        if label_dir is not None and f"{image_id}.png" not in labels:
+        if label_dir is not None and not (f"{image_id}.png" in labels and is_whole_png(label_dir / f"{image_id}.png")):
             return False
-        if refined is not None and f"{image_id}.npz" not in refined:
+        refine_path = Path(cfg.cam.refine_dir) / f"{image_id}.npz"
+        if refined is not None and not (refine_path.name in refined and zipfile.is_zipfile(refine_path)):
             return False
         if npz:
-            return npz_path(Path(), image_id).name in cams
-        return predicting or all(cam_path(Path(), image_id, k).name in cams for k in classes)
+            path = npz_path(cam_dir, image_id)
+            return path.name in cams and zipfile.is_zipfile(path)
+        return predicting or are_whole([cam_path(cam_dir, image_id, k) for k in classes], cams)
 
     return [(image_id, classes) for image_id, classes in images if not finished(image_id, classes)]
+
+
+def are_whole(paths: Sequence[Path], names: Collection[str]) -> bool:
+    """Return whether PNGs are all among the `names` of their folder's files and undamaged."""
+    return all(path.name in names for path in paths) and all(map(is_whole_png, paths))
 
 
 def _remove(folder: Path, label_dir: Path | None, images: set[str]) -> None:
@@ -310,10 +321,5 @@ class CamWriter:
 def _write_grey_png(path: Path, values: NDArray[Any]) -> None:
     """Encode with OpenCV: several times faster than Pillow on CAMs, and without Python's lock."""
     _, encoded = cv2.imencode(".png", values)
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); free disk space or set cam.dir, cam.label_dir"
-        ) from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())

@@ -1,5 +1,7 @@
 """Read and write the images of a dataset; a wrong file is an error that names it and says what is wrong."""
 
+import errno
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -9,13 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from utils.data.classes import IGNORE
-from utils.errors import UserError
+from utils.errors import UserError, remedy
 from utils.files import atomic_path
 
 # What PIL raises for damaged files, depending on format and on where the damage is.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # The largest of the values an 8-bit map can have, and how many there are.
 MAX_GREY, GREY_VALUES = 255, 256
+_CAM_AGAIN = (
+    "run scripts.make_cams (scripts.refine_cams) again: it redoes what cannot be read, and all with cam.overwrite=true "
+    "(refine.overwrite=true)"
+)
 _PHOTO_MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "1")
 # Against PIL's default (6): encoding takes 0.4 of the time; CAM files are 3 % larger, label maps 70 % (7 kB).
 _PNG_EFFORT = 1
@@ -66,7 +72,17 @@ def read_cam(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
     Raises:
         UserError: when the file is missing, damaged, not 8-bit grey or not of `size` (W, H).
     """
-    return np.asarray(_load_grey(path, size, "CAM"))
+    return np.asarray(_load_grey(path, size, "CAM", damaged=_CAM_AGAIN, misfit=_CAM_AGAIN))
+
+
+def is_whole_png(path: Path) -> bool:
+    """Return whether a PNG file is there, complete and of the content its sums tell; it is not decoded."""
+    try:
+        with _open(path) as image:
+            image.verify()
+    except _DAMAGE:
+        return False
+    return True
 
 
 def read_label_map(
@@ -99,7 +115,7 @@ def image_size(path: Path) -> Size:
         UserError: when the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             return image.size
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
@@ -126,34 +142,45 @@ def write_png(path: Path, array: NDArray[np.uint8], palette: bytes | None = None
         image.save(temporary, "PNG", compress_level=_PNG_EFFORT)
 
 
-def _load(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
+    """Open a file, and nothing but a file: reading a pipe would wait for its writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a file but a folder, pipe or device")
+    return Image.open(path)
+
+
+def _load(path: Path, damaged: str = "replace it") -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             image.load()
             return image
     except _DAMAGE as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, damaged) from error
 
 
-def _load_grey(path: Path, size: Size | None, what: str) -> Image.Image:
-    image = _load(path)
+def _load_grey(
+    path: Path, size: Size | None, what: str, *, damaged: str = "replace it", misfit: str = "make it anew"
+) -> Image.Image:
+    image = _load(path, damaged)
     if image.mode not in ("L", "1"):
         raise UserError(f"{what} {path} has mode {image.mode}, expected an 8-bit grey PNG; convert it to grey")
-    _check_size(path, image.size, size, what)
+    _check_size(path, image.size, size, what, misfit)
     return image if image.mode == "L" else image.convert("L")
 
 
-def _check_size(path: Path, found: Size, expected: Size | None, what: str) -> None:
+def _check_size(path: Path, found: Size, expected: Size | None, what: str, misfit: str = "make it anew") -> None:
     if expected is not None and found != expected:
         raise UserError(
-            f"{what} {path} is {found[0]}x{found[1]} pixels, expected {expected[0]}x{expected[1]} like the image; make it anew"
+            f"{what} {path} is {found[0]}x{found[1]} pixels, expected {expected[0]}x{expected[1]} like the image; {misfit}"
         )
 
 
-def _unreadable(path: Path, error: BaseException) -> UserError:
+def _unreadable(path: Path, error: BaseException, damaged: str = "replace it") -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path} does not exist; check the list and the data.*_dir keys")
     if isinstance(error, OSError) and error.strerror:
-        return UserError(f"{path} cannot be read ({error.strerror}); check its permissions")
+        return UserError(
+            f"{path} cannot be read ({error.strerror}); {remedy(error.errno, 'check what it is, and its permissions')}"
+        )
     reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error).strip() or type(error).__name__
-    return UserError(f"{path} is damaged or no image ({reason}); replace it")
+    return UserError(f"{path} is damaged or no image ({reason}); {damaged}")

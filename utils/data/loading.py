@@ -17,6 +17,7 @@ from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_image
 from utils.data.lists import Item
 from utils.data.transforms import read_pixels, to_input, to_normalised_tensor
+from utils.runtime.parallel import start_loader_worker
 
 
 class MultiScaleDataset(Dataset[dict[str, Any]]):
@@ -123,6 +124,7 @@ def build_loader(
         MultiScaleDataset(data, cam.scales, classes),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=_collate,
+        worker_init_fn=start_loader_worker,
         num_workers=min(data.workers, len(batches)),
         pin_memory=pin_memory,
     )
@@ -170,6 +172,7 @@ def whole_images(
         _Images(items, image),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=_collate_images,
+        worker_init_fn=start_loader_worker,
         num_workers=min(workers, len(batches)),
         pin_memory=pin_memory,
     )

@@ -20,7 +20,7 @@ from utils.data.classes import label_value
 from utils.data.images import read_cutout, read_saliency
 from utils.data.samplers import SampleRng
 from utils.errors import UserError
-from utils.files import write_text_atomic
+from utils.files import parse_json, write_text_atomic
 
 Grey = NDArray[np.uint8]  # (H, W)
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -226,7 +226,7 @@ def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
     """
     path = folder / INDEX_NAME
     try:
-        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        objects = parse_json(path.read_text(encoding="utf-8"))["objects"]
         return [_entry(row) for row in objects]
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError):

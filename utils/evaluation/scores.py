@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from utils.data.classes import BACKGROUND
 from utils.evaluation.metrics import Scores, activation_errors, nan_mean, score
-from utils.files import write_text_atomic
+from utils.files import remove_leftovers, write_text_atomic
 
 PUBLISHED_INDENT = 4
 
@@ -160,6 +160,8 @@ def write_scores(
         "Confusion Matrix": confusion.tolist(),
         **about,
     }
+    for written in (stem, f"{stem}_confusion"):
+        remove_leftovers(folder, written)
     write_text_atomic(folder / f"{stem}.json", json.dumps(result, indent=INDENT, sort_keys=True, allow_nan=False) + "\n")
     write_text_atomic(folder / f"{stem}.txt", score_table(score(confusion), names) + "\n")
     plot_confusion(folder / f"{stem}_confusion.png", names, confusion)

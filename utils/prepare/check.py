@@ -14,7 +14,7 @@ from utils.data.folder import DataFolder
 from utils.data.images import Size, read_image, read_label_map, read_saliency
 from utils.data.lists import file_of, list_lines, parse_id_line, parse_label_line
 from utils.errors import UserError
-from utils.files import write_text_atomic
+from utils.files import parse_json, write_text_atomic
 from utils.prepare.check_report import Finding, Findings
 from utils.prepare.layout import other_length
 
@@ -279,7 +279,7 @@ class CheckCache:
             for line in path.read_text(encoding="utf-8").splitlines():
                 self._lines += 1
                 with contextlib.suppress(ValueError, TypeError):
-                    image_id, signature, digest, findings = json.loads(line)
+                    image_id, signature, digest, findings = parse_json(line)
                     self.reports[image_id] = EntryReport(image_id, signature, digest, [Finding(*f) for f in findings])
 
     def signature(self, image_id: str) -> str:

@@ -1,6 +1,5 @@
 """Turn COCO annotations into one label map: polygons and run-length codes painted in the order of the file."""
 
-import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from utils.data.classes import BACKGROUND, IGNORE, label_value
 from utils.errors import UserError, import_optional
+from utils.files import parse_json
 
 # Polygons as flat [x, y, x, y, ...] pixel coordinates, or a run-length code as pycocotools takes it.
 Segmentation = tuple["array[float]", ...] | dict[str, Any]
@@ -61,7 +61,7 @@ def read_instances(path: Path) -> CocoSplit:
         UserError: when the file is missing, damaged, or refers to images or categories it does not have.
     """
     try:
-        content = json.loads(path.read_bytes(), object_hook=_compact)
+        content = parse_json(path.read_bytes(), object_hook=_compact)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a folder with annotations/instances_*.json") from error
     except (ValueError, TypeError) as error:

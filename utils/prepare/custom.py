@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from utils.data.images import image_size, read_image, read_label_map, read_saliency
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, parse_json, remove_leftovers
 from utils.prepare.layout import place_files, up_to_date
 from utils.runtime.parallel import map_progress
 
@@ -124,7 +124,11 @@ def _read_csv(path: Path) -> list[tuple[str, str, list[str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"labels {path} cannot be read ({error}); give a UTF-8 CSV or JSON file") from error
     rows = []
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    try:
+        read = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise UserError(f"labels {path} cannot be read ({error}); expected lines of 'file,class;class'") from error
+    for number, row in enumerate(read, start=1):
         fields = [field.strip() for field in row]
         if not any(fields) or (number == 1 and fields[0].lower() in _HEADERS):
             continue
@@ -135,7 +139,7 @@ def _read_csv(path: Path) -> list[tuple[str, str, list[str]]]:
 
 def _read_json(path: Path) -> list[tuple[str, str, list[str]]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"labels {path} cannot be read ({error}); give a UTF-8 CSV or JSON file") from error
     if isinstance(content, dict):
@@ -193,6 +197,7 @@ def bring_pictures(folder: Path, ids: dict[str, str], out: Path, how: str, *, wo
         UserError: naming a picture that is damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     jobs = [(folder / name, out / f"{image_id}.jpg") for name, image_id in ids.items()]
     converted = list(map_progress(convert_picture, jobs, workers=workers, what="pictures"))
     place_files([job for job, done in zip(jobs, converted, strict=True) if not done], how, workers=workers, what="JPEGs")

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import atomic_path, write_text_atomic
+from utils.files import atomic_path, remove_leftovers, write_text_atomic
 from utils.runtime.parallel import map_progress
 
 LINK, COPY = "link", "copy"
@@ -22,6 +22,7 @@ Placement = tuple[Path, Path]
 def place_files(placements: Sequence[Placement], how: str, *, workers: int, what: str) -> int:
     """Place every file under its new name; returns how many were not there yet.
 
+    Call it while owning the data set: what killed processes left half written is removed.
     A link that points to the same file, and a copy of the same size and time, are kept. A folder of the data set that is
     itself a link to the sources' folder is left as it is.
 
@@ -40,7 +41,7 @@ def place_files(placements: Sequence[Placement], how: str, *, workers: int, what
     linked = {folder for folder, source in sources.items() if folder.is_symlink() and folder.resolve() == source.resolve()}
     todo = [p for p in placements if p[1].parent not in linked]
     for folder in {target.parent for _, target in todo}:
-        own_folder(folder)
+        remove_leftovers(own_folder(folder))
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     return sum(map_progress(partial(_place_chunk, how), chunks, workers=1 if how == LINK else workers, what=what))
 

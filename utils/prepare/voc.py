@@ -14,7 +14,7 @@ from utils.data.classes import IGNORE, VOC_CLASSES
 from utils.data.images import read_label_map
 from utils.data.lists import read_id_list
 from utils.errors import UserError, import_optional
-from utils.files import write_text_atomic
+from utils.files import parse_json, write_text_atomic
 from utils.runtime.log import progress
 
 # Parts of a member's path -> whether it is needed.
@@ -63,7 +63,7 @@ def find_folder(start: Path, candidates: Sequence[str], needs: Sequence[str], wh
 
 def _read(mark: Path) -> object:
     try:
-        return json.loads(mark.read_text(encoding="utf-8"))
+        return parse_json(mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import write_text_atomic
+from utils.files import parse_json, remove_leftovers, write_text_atomic
 
 FOLDER = "cards"
 PATHS = ("output", "list_file", "maps")
@@ -102,6 +102,7 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
     for name in PATHS:
         setattr(complete, name, _seen_from(root, getattr(card, name)))
     path = root / FOLDER / group / f"{card.key}.json"
+    remove_leftovers(path.parent, card.key)
     write_text_atomic(path, json.dumps(dataclasses.asdict(complete), allow_nan=False) + "\n")
     if card.maps:
         _remove_outdated(path)
@@ -116,7 +117,7 @@ def read_cards(folder: Path) -> list[StageCard]:
     Raises:
         UserError: for a card that cannot be read.
     """
-    cards = sorted((_read(path) for path in sorted(folder.rglob(f"{FOLDER}/**/*.json"))), key=lambda card: card.order)
+    cards = sorted((_read(path) for path in sorted(folder.rglob(f"{FOLDER}/**/[!.]*.json"))), key=lambda card: card.order)
     keys = [card.key for card in cards]
     for index, card in enumerate(cards):
         if before := keys[:index].count(card.key):
@@ -127,7 +128,7 @@ def read_cards(folder: Path) -> list[StageCard]:
 def _remove_outdated(path: Path) -> None:
     """Remove the cards beside one whose maps its program has written over, under another key."""
     new = _read(path)
-    for other in path.parent.glob("*.json"):
+    for other in path.parent.glob("[!.]*.json"):
         with contextlib.suppress(UserError):
             old = _read(other)
             if old.key != new.key and all(getattr(old, name) == getattr(new, name) for name in SAME_FILES):
@@ -143,7 +144,7 @@ def _seen_from(root: Path, path: str) -> str:
 def _read(path: Path) -> StageCard:
     root = next(parent for parent in path.parents if parent.name == FOLDER).parent
     try:
-        card = StageCard(**json.loads(path.read_text(encoding="utf-8")))
+        card = StageCard(**parse_json(path.read_text(encoding="utf-8")))
         _check(card)
         for name in PATHS:
             setattr(card, name, str(root / getattr(card, name)) if getattr(card, name) else "")
@@ -154,16 +155,33 @@ def _read(path: Path) -> StageCard:
 
 def _check(card: StageCard) -> None:
     """Refuse what the report could not draw."""
-    if card.mean_iou is not None and not 0 <= card.mean_iou <= 1:
-        raise ValueError(f"mean_iou is {card.mean_iou}, expected in [0, 1]")
-    numbers = (card.order, card.images, card.seconds, card.peak_memory_gib)
-    if not isinstance(card.settings, dict) or not all(isinstance(number, (int, float)) for number in numbers):
-        raise ValueError("settings, order, images, seconds or memory are of the wrong type")
-    if any(len(fact) != len(("name", "value")) for fact in card.facts):
+    for name, (kind, what) in _KINDS.items():
+        if not isinstance(value := getattr(card, name), kind) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}, expected {what}")
+    for name in ("mean_iou", "threshold"):
+        if (share := getattr(card, name)) is not None and not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}, expected in [0, 1]")
+    if not all(isinstance(name, str) for name in card.names):
+        raise ValueError(f"names are {card.names}, expected texts")
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in card.curve):
+        raise ValueError("curve holds other than numbers in [0, 1]")
+    if not all(isinstance(fact, list) and list(map(type, fact)) == [str, str] for fact in card.facts):
         raise ValueError("facts are no pairs of name and value")
-    sizes = {len(card.confusion), *(len(row) for row in card.confusion)}
-    if card.confusion and sizes != {len(card.names)}:
-        raise ValueError(f"confusion has no row and column for each of {len(card.names)} names")
+    rows = card.confusion
+    fits = all(isinstance(row, list) and len(row) == len(card.names) == len(rows) for row in rows)
+    if not fits or not all(isinstance(count, int) and 0 <= count < 2**63 for row in rows for count in row):
+        raise ValueError(f"confusion has no counts for each of {len(card.names)} names")
+
+
+_TEXT, _NUMBER, _LIST = (str, "a text"), ((int, float), "a number"), (list, "a list")
+_NUMBER_OR_NONE = ((int, float, type(None)), "a number or null")
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("key", "title", "program", "output", "split", "list_file", "maps", "finished"), _TEXT),
+    **dict.fromkeys(("order", "images", "seconds", "peak_memory_gib"), _NUMBER),
+    **dict.fromkeys(("mean_iou", "threshold", "peak_gpu_memory_gib"), _NUMBER_OR_NONE),
+    **dict.fromkeys(("facts", "names", "confusion", "curve"), _LIST),
+    "settings": (dict, "keys and values"),
+}
 
 
 def own_name(key: str, title: str, run_dir: str | Path, outputs: Sequence[str | Path], usual: Sequence[str]) -> tuple[str, str]:

@@ -21,6 +21,11 @@ class _TqdmHandler(logging.Handler):
         sys.stdout.flush()
 
 
+def _fail(record: logging.LogRecord) -> None:
+    """Let a line that cannot be written (disk full) end the program in a sentence; logging would print a page and go on."""
+    raise  # called where the error is being handled
+
+
 def get_logger(folder: Path | None = None, *, rank: int = 0) -> logging.Logger:
     """Return the program's logger; with `folder`, lines are also appended to `<folder>/log.txt` (rank 0 only).
 
@@ -37,6 +42,7 @@ def get_logger(folder: Path | None = None, *, rank: int = 0) -> logging.Logger:
         folder.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(folder / "log.txt", encoding="utf-8"))
     for handler in handlers:
+        handler.handleError = _fail  # type: ignore[method-assign]
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     return logger

@@ -1,10 +1,13 @@
 """Walk a list of independent items on many processes, in order, with progress."""
 
+import errno
 import logging
+import multiprocessing.queues
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -13,7 +16,7 @@ from multiprocessing import get_context, parent_process
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from utils.errors import UserError
+from utils.errors import UserError, fault
 from utils.runtime.log import progress
 
 if TYPE_CHECKING:
@@ -94,6 +97,8 @@ def _result(entry: tuple[Item, "Future[Result]"], what: str) -> Result:
 def _named(error: Exception, item: Any, what: str) -> UserError:
     if isinstance(error, UserError):
         return error
+    if (told := fault(error)) is not None:
+        return UserError(f"{what} failed at {_shown(item)}: {told}")
     # Not foreseen, so a mistake of ours is possible: the log keeps where it happened.
     logging.getLogger("l2g").error("%s failed", what, exc_info=error)
     return UserError(f"{what} failed at {_shown(item)}: {type(error).__name__}: {error}")
@@ -114,14 +119,37 @@ def _start_worker() -> None:
         sys.modules["torch"].set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
 
 
-def _leave_with_parent() -> None:
+def start_loader_worker(_: int) -> None:
+    """First call in a DataLoader's worker, with its number: it leaves with its parent, and when it cannot hand on a batch.
+
+    Such a batch would be dropped, and the parent wait for it for ever; it sees the exit code, see `utils.errors.fault`.
+    """
+    leave_with_parent()
+    # The hook is there to be replaced, if by Python's own libraries.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_leave_unable)  # type: ignore[attr-defined]
+
+
+def _leave_unable(error: BaseException, _: Any) -> None:
+    # Anything but too few file descriptors is, for tensors, a lack of shared memory.
+    os._exit(errno.EMFILE if isinstance(error, OSError) and error.errno == errno.EMFILE else errno.ENOMEM)
+
+
+def leave_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended."""
+    threading.Thread(target=_wait_and_leave, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_and_leave(parent_id: int) -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+    else:  # started by a program that is not Python's multiprocessing
+        while os.getppid() == parent_id:
+            time.sleep(1)
+    os._exit(1)
 
 
 THREADS = 4

@@ -1,8 +1,15 @@
-"""One process or many: the same program alone, on several GPUs or on several machines, through `torchrun`."""
+"""One process or many: the same program alone, on several GPUs or on several machines, through `torchrun`.
+
+    python -m utils.runtime.processes --standalone --nproc_per_node 2 -m scripts.train --config configs/l2g_voc.yaml
+
+is torchrun, which by itself would end with a traceback and code 1 also where training was stopped and has saved.
+"""
 
 import contextlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +21,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import UserError
+from utils.errors import UserError, run_program
 from utils.files import lock_folder, set_aside, visible
 from utils.runtime.device import set_threads
+from utils.runtime.parallel import leave_with_parent
 
 Item = TypeVar("Item")
+# Set by torchrun for the processes it starts.
+TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ def setup(device: str) -> Iterator[Dist]:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     place = _device(device, local_rank, world)
+    if TORCHRUN in os.environ:
+        leave_with_parent()
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if world > 1:
@@ -96,15 +108,6 @@ def barrier(world: int) -> None:
         dist.barrier()
 
 
-def any_rank(flag: bool, place: Dist) -> bool:
-    """Return whether `flag` is set on any process, so that all of them stop together."""
-    if place.world == 1:
-        return flag
-    value = torch.tensor([int(flag)], device=place.device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
-
-
 def sum_over_ranks(values: torch.Tensor, world: int) -> torch.Tensor:
     """Return the sum of `values` over all processes (the tensor itself when alone)."""
     if world > 1:
@@ -148,14 +151,18 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM in a `StopRequest`; handlers are restored at the end and after the first signal."""
+    """Collect SIGINT and SIGTERM in a `StopRequest`; handlers are restored at the end and after the first signal.
+
+    Under torchrun that may come twice, from the terminal or job manager and passed on, so there only at the end.
+    """
     request = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def handle(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
-        restore()
+        if TORCHRUN not in os.environ:
+            restore()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -169,8 +176,36 @@ def stop_on_signals() -> Iterator[StopRequest]:
         restore()
 
 
-# With several processes, agreeing on a stop costs a message: ask every so many steps.
-STOP_CHECK_EVERY = 10
+class StopVote:
+    """Whether any process was asked to stop, told to all of them at the same step; every process must ask at each.
+
+    With several processes it costs a message, so that it is found out once in about `SECONDS` (torchrun kills 30 s after it
+    passed on a signal), and at least every `MOST_STEPS` steps, in case they become slower.
+    """
+
+    SECONDS, MOST_STEPS = 2.0, 10
+
+    def __init__(self, stop: StopRequest, place: Dist) -> None:
+        self._stop, self._place = stop, place
+        self._steps, self._every, self._since = 0, 1, time.monotonic()
+
+    def __call__(self) -> bool:
+        if self._place.world == 1:
+            return bool(self._stop)
+        self._steps += 1
+        if self._steps < self._every:
+            return False
+        took = (time.monotonic() - self._since) / self._steps
+        values = torch.tensor([float(bool(self._stop)), took], device=self._place.device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)  # of the time, too: all must ask at the same step again
+        asked, slowest = values.tolist()
+        self._steps, self._every, self._since = 0, _steps_between(slowest), time.monotonic()
+        return bool(asked)
+
+
+def _steps_between(seconds: float) -> int:
+    """Return after how many steps of so many seconds to ask again."""
+    return int(min(max(StopVote.SECONDS / max(seconds, 1e-9), 1), StopVote.MOST_STEPS))
 
 
 @contextlib.contextmanager
@@ -199,7 +234,20 @@ def training_session(
             yield place, stop
 
 
-def agree_to_stop(stop: StopRequest, place: Dist, step: int) -> bool:
-    """Return whether any process was asked to stop, the same on all of them; every process must call it at the same steps."""
-    asks = place.world == 1 or step % STOP_CHECK_EVERY == 0
-    return asks and any_rank(bool(stop), place)
+def launch(argv: list[str]) -> None:
+    """Run `torchrun` with these arguments; it ends with the code its processes would have alone, and without a traceback."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    try:
+        main(argv)
+    except SignalException as error:  # the processes have saved and left
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:  # they have told why
+        code = error.get_first_failure()[1].exitcode
+        sys.exit(code if code > 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    run_program(launch)

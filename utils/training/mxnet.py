@@ -1,5 +1,6 @@
 """Reader of MXNet's NDArray-list container (`.params`), without MXNet."""
 
+import math
 import struct
 from pathlib import Path
 
@@ -41,9 +42,16 @@ def read_params(path: Path) -> dict[str, Tensor]:
         name as stored (with `arg:` or `aux:`) -> tensor.
 
     Raises:
-        UserError: for a truncated file, another format or sparse arrays.
+        UserError: for a truncated or damaged file, another format or sparse arrays.
     """
-    reader = _Reader(path.read_bytes(), path)
+    try:
+        return _read_list(_Reader(path.read_bytes(), path))
+    except (ValueError, OverflowError, struct.error) as error:  # sizes and names as no writer makes them
+        raise UserError(f"weight file {path} is damaged ({error}); download it again") from error
+
+
+def _read_list(reader: _Reader) -> dict[str, Tensor]:
+    path = reader.path
     magic, _, count = reader.numbers("Q", 3)
     if magic != LIST_MAGIC:
         raise UserError(f"weight file {path} is no MXNet .params file (it starts with {magic:#x}); check the download")
@@ -71,5 +79,7 @@ def _read_array(reader: _Reader) -> Tensor:
     if code not in DTYPES:
         raise UserError(f"weight file {reader.path} has an array of unknown type {code}; download it again")
     dtype = np.dtype(DTYPES[code])
-    data = reader.take(int(np.prod(shape)) * dtype.itemsize)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array has the shape {shape}")
+    data = reader.take(math.prod(shape) * dtype.itemsize)
     return torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy())

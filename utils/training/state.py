@@ -1,7 +1,6 @@
 """What a training checkpoint holds: networks, optimiser and the position in the run; assembling, writing and restoring it."""
 
 import logging
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,47 +10,46 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.files import atomic_path, visible
+from utils.files import visible
 from utils.runtime.provenance import differing
 from utils.training.plan import Plan
-from utils.training.weights import check_finite, listed_keys, load_weights, published_state
+from utils.training.weights import check_finite, first_line, listed_keys, load_weights, published_state, save_content
 
 FORMAT = 1
 PREVIOUS_SUFFIX = ".previous"
+# What `TrainState.save` writes beside the networks.
+HELD = {"position", "seconds", "identity", "latest", "best", "optimizer"}
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` (tensors and plain values only) to `path`; the file there before becomes `<path>.previous`.
-
-    A kill leaves either the old or the new file whole. `torch.load(weights_only=True)` reads it.
-    """
-    with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
-        if path.exists():
-            # A second name for the old file: `path` itself is never missing in between.
-            previous = path.with_name(path.name + PREVIOUS_SUFFIX)
-            previous.unlink(missing_ok=True)
-            os.link(path, previous)
+def previous_path(path: Path) -> Path:
+    """Return where the checkpoint before the one at `path` is kept."""
+    return path.with_name(path.name + PREVIOUS_SUFFIX)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training checkpoint onto the CPU; a damaged file falls back to the previous one beside it.
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
+    """Read a training checkpoint onto the CPU; a damaged or missing file falls back, with a warning, to the previous one.
+
+    Returns:
+        its content, and the file it is from.
 
     Raises:
         UserError: when neither is readable, or the file is no training checkpoint of this program.
     """
     problems = []
-    for candidate in (path, path.with_name(path.name + PREVIOUS_SUFFIX)):
+    for candidate in (path, previous_path(path)):
         try:
             state = torch.load(candidate, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             continue
         except Exception as error:  # torch reports damage as several unrelated types (RuntimeError, EOFError, pickle, ...)
-            problems.append(f"{candidate} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+            problems.append(f"{candidate} cannot be read ({type(error).__name__}: {first_line(error)[:120]})")
             continue
-        if not isinstance(state, dict) or "position" not in state:
+        if not isinstance(state, dict) or not state.keys() >= HELD:
             raise UserError(f"{candidate} is not a training checkpoint of this program; use train.init_from for weights")
-        return state
+        if candidate != path:
+            why = problems[0] if problems else f"{path} is missing"
+            logging.getLogger("l2g").warning("%s: training goes on from %s, which is older", why, candidate)
+        return state, candidate
     if problems:
         raise UserError("; ".join(problems) + "; delete it and resume from another checkpoint or start anew")
     raise UserError(f"checkpoint {path} does not exist; check train.resume")
@@ -64,8 +62,7 @@ def find_resume(spec: str, model_dir: Path) -> Path | None:
     if spec != "auto":
         return Path(spec)
     last = model_dir / "last.pth"
-    previous = last.with_name(last.name + PREVIOUS_SUFFIX)
-    return last if last.exists() or previous.exists() else None
+    return last if last.exists() or previous_path(last).exists() else None
 
 
 # The published networks were wrapped in DataParallel, and its prefix stayed in their files.
@@ -85,14 +82,12 @@ def save_published(
         counter: batches done over all epochs.
     """
     prefixed = {key: {PREFIX + name: value for name, value in state.items()} for key, state in networks.items()}
-    with atomic_path(path) as temporary:
-        torch.save({"epoch": epoch, "global_counter": counter, **prefixed, "optimizer": dict(optimizer)}, temporary)
+    save_content({"epoch": epoch, "global_counter": counter, **prefixed, "optimizer": dict(optimizer)}, path)
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Write an optimiser's state dict alone, as WS-FCN and 1-Stage keep it beside a snapshot."""
-    with atomic_path(path) as temporary:
-        torch.save(optimizer.state_dict(), temporary)
+    save_content(optimizer.state_dict(), path)
 
 
 LAST, BEST = "last.pth", "best.pth"
@@ -151,6 +146,7 @@ class TrainState:
         self.latest: list[float] = []
         self.best: float | None = None
         self._seconds_before, self._started = 0.0, time.monotonic()
+        self._damaged: Path | None = None
 
     @property
     def seconds(self) -> float:
@@ -162,9 +158,14 @@ class TrainState:
         return {key: published_state(network) for key, network in self.networks.items()}
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that `resume` continues from."""
-        save_checkpoint(
+        """Write a checkpoint that `resume` continues from; the one there before becomes `<path>.previous`.
+
+        A kill leaves one of them whole. `torch.load(weights_only=True)` reads them.
+        """
+        damaged = path == self._damaged  # it must not take the place of the good one that was gone back to
+        save_content(
             {
+                "format": FORMAT,
                 "position": self.position,
                 "seconds": self.seconds,
                 "identity": self.identity,
@@ -174,10 +175,13 @@ class TrainState:
                 "optimizer": self.optimizer.state_dict(),
             },
             path,
+            previous=None if damaged else previous_path(path),
         )
+        if damaged:
+            self._damaged = None
 
     def resume(self, spec: str, model_dir: Path, plan: Plan, log: logging.Logger) -> Path | None:
-        """Continue from the checkpoint `train.resume` names; return its path, or None when there is nothing to continue.
+        """Continue from the checkpoint `train.resume` names; return the file read, or None when there is nothing to continue.
 
         What may change and does is logged.
 
@@ -188,7 +192,12 @@ class TrainState:
         path = find_resume(spec, model_dir)
         if path is None:
             return None
-        state = load_checkpoint(path)
+        state, found = load_checkpoint(path)
+        self._damaged, path = path if found != path else None, found
+        if other := differing(dict.fromkeys(state.keys() - HELD - {"format"}, True), dict.fromkeys(self.networks, True)):
+            raise UserError(
+                f"{path} is of another method or stage ({', '.join(other)} in one of them only); check train.resume"
+            )
         changes = self._changes(path, state["identity"])
         check_finite(_momenta(state["optimizer"]), path)
         for key, network in self.networks.items():

@@ -6,13 +6,11 @@ next epoch.)
 """
 
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +19,25 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.data.samplers import step_seed
 from utils.errors import UserError
-from utils.runtime.device import autocast_for, peak_memory
+from utils.runtime.device import autocast_for
 from utils.runtime.log import progress
+from utils.runtime.parallel import start_loader_worker
 from utils.runtime.processes import (
     Dist,
     StopRequest,
-    agree_to_stop,
+    StopVote,
     barrier,
     distribute,
     same_buffers,
-    sum_over_ranks,
 )
 from utils.training.journal import Picture, draw_panel, draw_picture, open_journal
+from utils.training.meters import RunningMeans, Waiting
 from utils.training.optim import Schedule, set_learning_rate
 from utils.training.plan import Plan, PlannedBatches
 from utils.training.state import BEST, LAST, TrainState, save_optimizer, save_published
 from utils.training.validation import Validation, drop_oldest, snapshot_name, validate
 from utils.training.weights import save_weights
 
-T = TypeVar("T")
 # Images of the panel that a validation draws.
 PANEL_ROWS = 8
 
@@ -121,6 +119,7 @@ class Trainer:
     ) -> None:
         self.trainable, self.course, self.state = trainable, course, state
         self.place, self.stop, self.log = place, stop, log
+        self.asked_to_stop = StopVote(stop, place)
         self.means = RunningMeans(place, course.average * course.plan.iter_size, state.latest)
         self.module: nn.Module = nn.Identity()
         self.rate = 0.0
@@ -147,7 +146,7 @@ class Trainer:
                 self.step(output["loss"], ids)
                 ids = []
                 self._report(first, batch, output)
-                stopped = agree_to_stop(self.stop, self.place, plan.counter(state.position)) and state.position < plan.stop
+                stopped = self.asked_to_stop() and state.position < plan.stop
                 self._keep(first, now=stopped)
                 if stopped:
                     self.log.info("stopped by a signal at %s; continue with train.resume=auto", plan.describe(state.position))
@@ -160,7 +159,12 @@ class Trainer:
         sampler = PlannedBatches(plan, self.state.position, rank=place.rank, world=place.world)
         pinned = place.device.type == "cuda"
         loader = DataLoader(
-            course.dataset, batch_sampler=sampler, collate_fn=course.collate, num_workers=course.workers, pin_memory=pinned
+            course.dataset,
+            batch_sampler=sampler,
+            collate_fn=course.collate,
+            num_workers=course.workers,
+            pin_memory=pinned,
+            worker_init_fn=start_loader_worker,
         )
         self.loaded = Waiting(loader)
         begun = self.state.position - plan.start
@@ -319,52 +323,6 @@ class Trainer:
         save_weights(self.state.published_weights()["state_dict"], self.course.model_dir / name)
 
 
-class RunningMeans:
-    """Means of logged scalars since the last reading, kept on the device until they are read.
-
-    Args:
-        place: this process.
-        window: batches that `loss` is averaged over instead (published segmentation stage); 0: none.
-        latest: its losses so far, of a resumed run.
-    """
-
-    def __init__(self, place: Dist, window: int = 0, latest: Sequence[float] = ()) -> None:
-        self.place = place
-        self._latest = deque(latest, maxlen=window) if window else None
-        self._unread: list[Tensor] = []
-        self._sums: dict[str, Tensor] = {}
-        self._batches, self._images, self._since = 0, 0, time.monotonic()
-
-    def add(self, losses: Mapping[str, Tensor], share: float, images: int) -> None:
-        """Add one batch: `share` is this process's part of the global batch, `images` the global count."""
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.float() * share
-        if self._latest is not None:
-            self._unread.append(losses["loss"].float() * share)
-        self._batches, self._images = self._batches + 1, self._images + images
-
-    def latest(self) -> list[float]:
-        """Return the losses of the moving average; every process must call it."""
-        if self._latest is None:
-            return []
-        if self._unread:
-            self._latest.extend(sum_over_ranks(torch.stack(self._unread), self.place.world).tolist())
-            self._unread.clear()
-        return list(self._latest)
-
-    def read(self) -> dict[str, float]:
-        """Return means over batches and processes, images/s and peak memory (GiB), and start anew; every process calls it."""
-        names = sorted(self._sums)
-        stacked = sum_over_ranks(torch.stack([self._sums[n] for n in names]), self.place.world) / self._batches
-        values = dict(zip(names, stacked.tolist(), strict=True))
-        if latest := self.latest():
-            values["loss"] = sum(latest) / len(latest)
-        values["images_per_second"] = self._images / (time.monotonic() - self._since)
-        values["memory_gib"] = peak_memory(self.place.device)
-        self._sums, self._batches, self._images, self._since = {}, 0, 0, time.monotonic()
-        return values
-
-
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Move a batch's tensors to `device`, images channels-last on CUDA; `boxes` stay on the CPU, where slicing reads them."""
     moved = {}
@@ -415,36 +373,3 @@ def _check_weights(networks: Mapping[str, nn.Module], where: str) -> None:
             f"the training has diverged at {where}: the largest weight is {weight:g}, the largest running statistic "
             f"{statistic:g}; nothing was written, earlier checkpoints are intact; lower the learning rate or add warm-up steps"
         )
-
-
-class Waiting(Generic[T]):
-    """Iterate over `items` and add up the time spent waiting for the next one.
-
-    Attributes:
-        seconds: waited so far, since the last `share`.
-    """
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = items
-        self.seconds = 0.0
-        self._since = time.monotonic()
-
-    def __iter__(self) -> Iterator[T]:
-        self._since = time.monotonic()
-        iterator = iter(self._items)
-        while True:
-            asked = time.monotonic()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self.seconds += time.monotonic() - asked
-            yield item
-
-    def share(self) -> float:
-        """Return which part of the time since the last call, or the start, was waiting, in [0, 1], and start anew."""
-        now = time.monotonic()
-        waited, passed = self.seconds, now - self._since
-        self.seconds, self._since = 0.0, now
-        return waited / passed if passed else 0.0

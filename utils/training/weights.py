@@ -1,5 +1,6 @@
 """Weight files of every kind to a state dict, and loading that never drops a key silently."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
@@ -9,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import SPACE, UserError
 from utils.files import atomic_path
 from utils.training.mxnet import read_params
 
@@ -86,13 +87,57 @@ def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights alone, on the CPU and contiguous: as safetensors where `path` ends so, else as `torch.save` does."""
+    """Write weights alone, on the CPU and contiguous: as safetensors where `path` ends so, else as `torch.save` does.
+
+    A file that holds exactly these is left alone: by its time, size or sum others tell whether their outputs are of it.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    if path.is_file() and _holds(path, state):
+        return
+    if path.suffix == ".safetensors":
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(save(state))
+    else:
+        save_content(state, path)
+
+
+def _holds(path: Path, state: Mapping[str, Tensor]) -> bool:
+    try:
+        there = _load(path)
+    except UserError:
+        return False
+    if not isinstance(there, dict) or there.keys() != state.keys():
+        return False
+    pairs = [(value, there[key]) for key, value in state.items()]
+    return all(isinstance(old, Tensor) and old.dtype == new.dtype and old.equal(new) for new, old in pairs)
+
+
+def save_content(content: Any, path: Path, *, previous: Path | None = None) -> None:
+    """Write as `torch.save` does (atomic), and equal content as equal bytes.
+
+    Args:
+        content: tensors and plain values.
+        path: file to write.
+        previous: the name that the file there before gets; None: it is replaced.
+
+    Raises:
+        UserError: when the file cannot be written.
+    """
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_file(state, temporary)
-        else:
-            torch.save(state, temporary)
+        try:
+            with temporary.open("wb") as file:  # given a name, torch writes it into the file: another one each time
+                torch.save(content, file)
+        except RuntimeError as error:  # all that torch tells of a full disk
+            raise UserError(f"{path} cannot be written, the disk is probably full ({first_line(error)}); {SPACE}") from error
+        if previous is not None and path.exists():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)  # a second name: `path` itself is never missing in between
+            except OSError:  # no such links on this file system: after a kill in between, `previous` is there to go back to
+                path.replace(previous)
 
 
 def mxnet_key(name: str) -> str | None:
@@ -106,7 +151,7 @@ def mxnet_key(name: str) -> str | None:
         return f"{module}.{_LEAVES.get(leaf, leaf)}"
     kind, level, letter, number, branch, leaf = match.groups()
     block = f"b{level}" if letter == "a" else f"b{level}_{number}"
-    return f"{block}.{'conv' if kind == 'res' else 'bn'}_{branch}.{_LEAVES[leaf]}"
+    return f"{block}.{'conv' if kind == 'res' else 'bn'}_{branch}.{_LEAVES.get(leaf, leaf)}"
 
 
 def load_weights(
@@ -158,9 +203,9 @@ def _load(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"weight file {path} cannot be read ({_first_line(error)}); get it again") from error
+        raise UserError(f"weight file {path} cannot be read ({first_line(error)}); get it again") from error
     except UnpicklingError as error:
-        raise UserError(f"weight file {path} is no plain tensor file ({_first_line(error)}); convert it first") from error
+        raise UserError(f"weight file {path} is no plain tensor file ({first_line(error)}); convert it first") from error
 
 
 def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
@@ -171,7 +216,7 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
         content = content[key]
     elif network != "global":
         raise UserError(f"{path} holds one network only, no {network} one; use a training checkpoint (model/last.pth)")
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise UserError(f"{path} holds no state dict; expected names and tensors")
     return content
 
@@ -222,5 +267,6 @@ def listed_keys(keys: list[str]) -> str:
     return ", ".join(keys[:LISTED_KEYS]) + more
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what torch says of an error, which can be many or none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.data.classes import palette
-from utils.data.images import image_size, read_cam, read_image, read_label_map, read_saliency, write_png
+from utils.data.images import image_size, is_whole_png, read_cam, read_image, read_label_map, read_saliency, write_png
 from utils.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -97,3 +98,28 @@ def test_wrong_modes(tmp_path: Path) -> None:
     deep = save(tmp_path / "deep.png", GREY.astype(np.uint16) * 200)
     with pytest.raises(UserError, match=r"deep.png has mode I;16, expected 8 bits"):
         read_image(deep)
+
+
+def test_a_pipe_named_like_a_picture_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    os.mkfifo(path)
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match=r"a\.jpg cannot be read \(not a file but a folder, pipe or device\)"):
+            read(path)
+
+
+def test_damaged_pngs_are_found_without_decoding(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", COLOUR)
+    content = path.read_bytes()
+    assert is_whole_png(path)
+    middle = len(content) // 2
+    for damaged in (b"", content[:middle], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]):
+        path.write_bytes(damaged)
+        assert not is_whole_png(path)
+    assert not is_whole_png(tmp_path / "none.png")
+
+
+def test_a_damaged_cam_names_the_ways_to_make_it_again(tmp_path: Path) -> None:
+    (tmp_path / "a_0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a_0\.png is damaged .*scripts\.make_cams .* again.*cam\.overwrite=true"):
+        read_cam(tmp_path / "a_0.png")

@@ -52,10 +52,11 @@ def test_experiments_in_one_folder_keep_their_cards(tmp_path: Path) -> None:
 
 
 DAMAGED = {"mean_iou": "much", "confusion": [[1, 2], [3]], "settings": 3, "order": "last", "seconds": None, "facts": [1, 2],
-           "colour": "red"}  # fmt: skip
+           "colour": "red", "title": None, "key": 3, "names": 3, "curve": 0.5, "peak_gpu_memory_gib": [], "threshold": "low",
+           "split": ["train"]}  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"key": "x"}', '"title"', *DAMAGED])
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"key": "x"}', '"title"', "[" * 100_000, *DAMAGED])
 def test_a_damaged_card_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = write_card(tmp_path, _card("x"))
     content = json.loads(path.read_text())
@@ -80,3 +81,12 @@ def test_unusual_outputs_are_named_after_their_folders() -> None:
 
 def test_set_names() -> None:
     assert [set_name(n) for n in ("train_aug", "a/val.txt", "train_cls.txt", "mine")] == ["train", "val", "train", "mine"]
+
+
+def test_half_a_card_of_a_killed_program_is_no_card(tmp_path: Path) -> None:
+    path = write_card(tmp_path, _card("x"))
+    left = path.with_name(".x.7-0f.tmp.json")
+    left.write_text("{")
+    assert [card.key for card in read_cards(tmp_path)] == ["x"]
+    write_card(tmp_path, _card("x"))
+    assert not left.exists()

@@ -1,6 +1,7 @@
 """Checkpoints of a training: what is stored comes back, and what must not change is refused."""
 
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,3 +120,79 @@ def test_an_earlier_training_is_continued(tmp_path: Path, resume: str, monkeypat
     Path("model").mkdir()
     (tmp_path / "model" / "last.pth").touch()
     refuse_used(tmp_path / "model", resume, name="name", renamed=[tmp_path])
+
+
+@pytest.mark.parametrize("share", [0, 0.5, None])
+def test_a_damaged_checkpoint_falls_back_with_a_warning(tmp_path: Path, share: float | None) -> None:
+    """Half of it, nothing of it, or no file at all."""
+    state, last = _state(0), tmp_path / LAST
+    for state.position in (50, 60):
+        state.save(last)
+    _damage(last, share)
+    resumed, lines = _state(1), _Lines()
+    logging.getLogger("l2g").addHandler(lines)
+    try:
+        assert resumed.resume("auto", tmp_path, PLAN, LOG) == tmp_path / "last.pth.previous"
+    finally:
+        logging.getLogger("l2g").removeHandler(lines)
+    assert resumed.position == 50
+    (line,) = lines.found
+    assert str(last) in line and f"goes on from {last}.previous" in line and "\n" not in line
+    # The damaged file never takes the good one's place, however soon the next kill comes.
+    resumed.position = 70
+    resumed.save(last)
+    for path, position in ((last, 70), (tmp_path / "last.pth.previous", 50)):
+        assert torch.load(path, weights_only=True)["position"] == position
+    resumed.save(last)
+    assert torch.load(tmp_path / "last.pth.previous", weights_only=True)["position"] == 70
+
+
+def _damage(path: Path, share: float | None) -> None:
+    content = path.read_bytes()
+    if share is None:
+        path.unlink()
+    else:
+        path.write_bytes(content[: int(len(content) * share)])
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record.getMessage())
+
+
+def test_both_damaged_is_one_sentence(tmp_path: Path) -> None:
+    state, last = _state(0), tmp_path / LAST
+    state.save(last)
+    state.save(last)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last\.pth cannot be read .*last\.pth\.previous cannot be read .*start anew"):
+        state.resume("auto", tmp_path, PLAN, LOG)
+
+
+def test_no_hard_links_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    state = _state(0)
+    for state.position in (1, 2, 3):
+        state.save(tmp_path / LAST)
+    positions = {path.name: torch.load(path, weights_only=True)["position"] for path in tmp_path.iterdir()}
+    assert positions == {"last.pth": 3, "last.pth.previous": 2}
+
+
+def test_a_checkpoint_of_another_stage_is_one_sentence(tmp_path: Path) -> None:
+    """The first stage's has two networks, the segmentation's one."""
+    _state(0).save(tmp_path / LAST)
+    one = _state(0)
+    one.networks = {"state_dict": one.networks["state_dict"]}
+    with pytest.raises(UserError, match=r"last\.pth is of another method or stage \(local_dict in one of them only\)"):
+        one.resume("auto", tmp_path, PLAN, LOG)
+    torch.save({"position": 3, "state_dict": {}}, tmp_path / "short.pth")
+    with pytest.raises(UserError, match=r"short\.pth is not a training checkpoint"):
+        one.resume(str(tmp_path / "short.pth"), tmp_path, PLAN, LOG)

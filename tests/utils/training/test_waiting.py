@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from utils.training import trainer as waiting
-from utils.training.trainer import Waiting
+from utils.training.meters import Waiting
 
 
 class Clock:

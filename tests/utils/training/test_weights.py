@@ -1,6 +1,7 @@
 """Weight files: every format, every way to be wrong."""
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from models.cam_net import build_cam_network
 from scripts import convert_weights
 from utils.errors import UserError
-from utils.training.weights import load_weights, mxnet_key, read_weights, save_weights
+from utils.training.weights import load_weights, mxnet_key, read_weights, save_content, save_weights
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -126,3 +127,62 @@ def test_conversion_keeps_every_entry(tmp_path: Path) -> None:
     assert torch.equal(back["b"], state["module.b"])
     with pytest.raises(UserError, match="expected one of .pth"):
         convert_weights.run(tmp_path / "in.pth", tmp_path / "out.bin")
+
+
+FORGED = {
+    "negative side": struct.pack("<QQQIii2qiii", 0x112, 0, 1, 0xF993FAC9, 0, 2, -2, 3, 1, 0, 0),
+    "product beyond 64 bits": struct.pack("<QQQIii3qiii", 0x112, 0, 1, 0xF993FAC9, 0, 3, 2**40, 2**40, 2**40, 1, 0, 0),
+    "no data, sides beyond 64 bits": struct.pack("<QQQIii3qiii", 0x112, 0, 1, 0xF993FAC9, 0, 3, 0, 2**62, 2**62, 1, 0, 0),
+    "negative dimensions": struct.pack("<QQQIii", 0x112, 0, 1, 0xF993FAC9, 0, -3),
+    "a name that is no UTF-8": _params({"arg:a_weight": np.zeros(1, np.float32)})[:-12] + b"\xff" * 12,
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_forged_params_files_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "net.params"
+    path.write_bytes(FORGED[kind])
+    with pytest.raises(UserError, match=r"net\.params (is damaged|ends too early).*download it again"):
+        read_weights(path)
+
+
+def test_an_unknown_leaf_is_an_unexpected_key_and_not_a_fault() -> None:
+    assert mxnet_key("arg:res2a_branch2a_scale") == "b2.conv_branch2a.scale"
+
+
+def test_keys_that_are_no_texts_are_one_sentence(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth holds no state dict; expected names and tensors"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_equal_weights_are_equal_files_and_not_rewritten(tmp_path: Path, name: str) -> None:
+    """By the file's sum or time the later stages tell whether theirs are made of it."""
+    weights = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.zeros(2, dtype=torch.int64)}
+    path, other = tmp_path / name, tmp_path / "other" / name
+    save_weights(weights, path)
+    save_weights(weights, other)
+    assert path.read_bytes() == other.read_bytes()
+    os.utime(path, (1, 1))
+    save_weights(weights, path)
+    assert path.stat().st_mtime == 1
+    for changed in ({**weights, "a": torch.ones(2, dtype=torch.int64)}, {**weights, "c": torch.zeros(1)}):
+        save_weights(changed, path)
+        assert path.stat().st_mtime != 1
+        assert read_weights(path).keys() == changed.keys()
+        os.utime(path, (1, 1))
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.pth"
+    save_content({"a": torch.zeros(2)}, path)
+    before = path.read_bytes()
+
+    def save(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534\nframe #0")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(UserError, match=r"^\S*w\.pth cannot be written, the disk is probably full \(.* 534\); free disk space"):
+        save_content({"a": torch.ones(2)}, path, previous=tmp_path / "old.pth")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
