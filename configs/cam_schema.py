@@ -41,7 +41,7 @@ class CamConfig(Checked):
     dir: str = key(
         "${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based, or <id>.npz", filled=True
     )
-    label_dir: str = key("${run_dir}/cam_png", "folder for grey label maps at label_threshold; empty writes none")
+    label_dir: str = key("${run_dir}/cam_png", "folder for label maps <id>.png (palette) at label_threshold; empty writes none")
     label_threshold: float = key(0.25, "background score of those label maps", within=UNIT)
     label_power: float = key(
         0.0,

@@ -6,8 +6,8 @@
     python -m scripts.make_cams --config configs/l2g_voc.yaml data.infer_list=mine.txt cam.labels=predict
 
 Reads the images of data.infer_list. Writes <cam.dir>/<id>_<class>.png (8-bit grey, class 0-based), or with cam.format=npz
-<cam.dir>/<id>.npz (float32), label maps
-<cam.label_dir>/<id>.png (0 background, class + 1), and beside cam.dir infer.json (counts) and infer.yaml (configuration).
+<cam.dir>/<id>.npz (float32), label maps <cam.label_dir>/<id>.png (palette PNGs, 0 background, class + 1), and beside cam.dir
+infer.json (counts) and infer.yaml (configuration).
 Finished images are skipped unless cam.overwrite=true, so a stopped run continues with the same command.
 """
 

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from configs.schema import Config
@@ -19,9 +20,11 @@ from models.layers.mask_losses import (
     relative_labels,
 )
 from models.method import find_method
-from models.wsfcn import SelfSupervision
+from models.wsfcn import SelfSupervision, SingleStageNetwork, SingleStageSettings
 from scripts.build import load_config
 from tests.golden_weights import filled
+from utils.errors import UserError
+from utils.training.weights import load_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wsfcn"
 STRIDES = {"resnet38": 8, "resnet50": 16, "resnet101": 16, "vgg16": 16}
@@ -96,6 +99,54 @@ def test_parameter_groups_and_fixed_norms_are_the_published_ones(backbone: str) 
     norms = {n: m for n, m in method.network.train().named_modules() if isinstance(m, nn.BatchNorm2d)}
     fixed = {n.removeprefix("backbone.") for n, m in norms.items() if not m.training}
     assert fixed == set(published["bn_always_eval"])
+
+
+# Preset -> method, trunk, passes, passes of classification, and factors of the rate: old biases, new weights, new biases.
+PRESETS: dict[str, tuple[str, str, int, int, float, float, float]] = {
+    "wsfcn_voc": ("wsfcn", "resnet38", 31, 7, 2, 20, 40),
+    "wsfcn_coco": ("wsfcn", "resnet38", 31, 7, 2, 20, 40),
+    "wsfcn_voc_improved": ("wsfcn", "resnet38", 30, 7, 2, 20, 40),
+    "onestage_voc_resnet38": ("onestage", "resnet38", 25, 5, 2, 10, 20),
+    "onestage_voc_resnet50": ("onestage", "resnet50", 21, 5, 1, 10, 10),
+    "onestage_voc_resnet101": ("onestage", "resnet101", 21, 5, 1, 10, 10),
+    "onestage_voc_vgg16": ("onestage", "vgg16", 33, 5, 2, 10, 20),
+    "bsl_voc": ("bsl", "resnet38", 7, 5, 2, 10, 20),
+}
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_are_the_published_ones_and_load_their_trunks_weights(name: str) -> None:
+    kind, backbone, passes, classify, old_biases, head, head_biases = PRESETS[name]
+    cfg = load_config(f"configs/{name}.yaml")
+    assert (cfg.method, cfg.model.backbone, cfg.train.epochs, cfg.train.classify_epochs) == (kind, backbone, passes, classify)
+    with torch.device("meta"):
+        method: Any = find_method(cfg.method)(cfg)
+        trunk = {k: v for k, v in method.network.state_dict().items() if k.startswith("backbone.")}
+        state = SingleStageNetwork.to_published(method.network, trunk)
+        if backbone in ("resnet50", "resnet101"):
+            state = getattr(torchvision.models, backbone)().state_dict()
+        elif backbone == "vgg16":
+            state["fc8.weight"] = torch.empty(1000, 1024, 1, 1)
+    assert [group["lr_scale"] for group in method.parameter_groups()] == [1, old_biases, head, head_biases]
+    allowed = {"allow_missing": cfg.model.allow_missing, "allow_unexpected": cfg.model.allow_unexpected}
+    load_weights(method.network, state, source=cfg.model.pretrained, **allowed)
+    with pytest.raises(UserError, match="missing keys"):
+        load_weights(method.network, state, source=cfg.model.pretrained, allow_unexpected=["*"])
+
+
+def test_presets_differ_as_published() -> None:
+    voc, coco, deep, vgg = (
+        load_config(f"configs/{name}.yaml")
+        for name in ("wsfcn_voc", "wsfcn_coco", "onestage_voc_resnet101", "onestage_voc_vgg16")
+    )
+    one, other = (cast(SingleStageSettings, cfg.settings) for cfg in (voc, coco))
+    assert (one.focal_lambda, one.floor, one.background_factor, one.pamr.iterations) == (0.01, 0.2, 0.7, 10)
+    assert (other.focal_lambda, other.floor, other.background_factor, other.pamr.iterations) == (0.1, 0.1, 0.8, 5)
+    assert (coco.data.num_classes, coco.pseudo.background, coco.crf.bi_xy_std) == (80, "inverse", 30)
+    assert (deep.train.lr, deep.settings.input_size, deep.cam.labels, list(deep.cam.pad_size)) == (0.001, 448, "list", [768, 768])
+    assert (deep.cam.label_power, deep.pseudo.background, deep.pseudo.background_power, deep.crf.bi_xy_std) == (3, "mask", 3, 80)
+    assert (deep.validation.ties, deep.validation.snapshots, deep.validation.from_epoch) == (False, 5, 5)
+    assert (vgg.cam.label_power, vgg.pseudo.background_power, vgg.model.output_stride, vgg.train.lr) == (1, 1, 8, 0.001)
 
 
 @pytest.mark.parametrize("backbone", list(STRIDES))

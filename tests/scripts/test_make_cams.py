@@ -19,7 +19,8 @@ from scripts.build import build_inference_network, load_config
 from tests.golden_weights import values
 from tests.tiny_data import tiny_config, write_tiny_voc
 from utils.config import save_config
-from utils.data.images import read_cam
+from utils.data.classes import palette
+from utils.data.images import read_cam, read_label_map
 from utils.data.lists import read_label_list
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
@@ -95,7 +96,7 @@ def test_whole_program_gives_the_published_cams(tmp_path: Path, monkeypatch: pyt
         for k in present:
             found = read_cam(Path(cfg.cam.dir) / f"{image_id}_{k}.png").astype(int)
             assert np.abs(found - golden[f"real_png_{image_id}_{k}"].astype(int)).max() <= 1
-        labels = read_cam(Path(cfg.cam.label_dir) / f"{image_id}.png")
+        labels = read_label_map(Path(cfg.cam.label_dir) / f"{image_id}.png", cfg.data.num_classes)
         assert (labels != golden[f"real_pred_{image_id}"]).mean() <= 0.002
 
 
@@ -105,6 +106,8 @@ def test_writes_what_it_says_and_skips_what_is_finished(tmp_path: Path) -> None:
     before = _cams(cfg.cam.dir)
     assert set(before) == _expected_names(cfg)
     assert {p.stem for p in Path(cfg.cam.label_dir).glob("*.png")} == set(read_label_list(cfg.data.infer_list, 3))
+    with Image.open(Path(cfg.cam.label_dir) / "img_000.png") as labels:
+        assert labels.mode == "P" and bytes(labels.getpalette() or []).startswith(palette()[:12])
     assert (first["images"], first["done"], first["skipped"]) == (6, 6, 0)
     assert 0 < first["loader_wait"] < 1
     assert json.loads((Path(cfg.cam.dir).parent / "infer.json").read_text()) == first
@@ -306,12 +309,13 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
         make_cams.run(cfg)
 
 
-def test_writing_failure_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: Any) -> int:
+@pytest.mark.parametrize(("kind", "writes"), [(Path, "write_bytes"), (Image.Image, "save")])  # maps, label maps
+def test_writing_failure_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, writes: str) -> None:
+    def full(*arguments: Any, **named: Any) -> int:
         raise OSError(28, "No space left on device")
 
     cfg = _ready(tmp_path)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(kind, writes, full)
     with pytest.raises(UserError, match=r"img_00\d.*No space left"):
         make_cams.run(cfg)
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from utils.data.classes import palette
 from utils.data.folder import DataFolder, labels_of
-from utils.data.images import MAX_GREY, is_whole_png, read_cam
+from utils.data.images import MAX_GREY, is_whole_png, read_cam, write_png
 from utils.data.lists import read_id_list
 from utils.errors import UserError
 from utils.files import atomic_path, remove_leftovers
@@ -273,7 +274,7 @@ class CamWriter:
 
     Args:
         cam_dir: folder of the maps; must exist.
-        label_dir: folder of `<id>.png` label maps, or None to write none; must exist.
+        label_dir: folder of `<id>.png` label maps (palette PNGs), or None to write none; must exist.
         npz: one float32 `<id>.npz` an image instead of 8-bit `<id>_<class>.png`.
         threads: encoder threads (OpenCV's encoder runs outside Python's lock).
     """
@@ -315,7 +316,7 @@ class CamWriter:
                 _write_grey_png(cam_path(self.cam_dir, image_id, class_index), cam)
         # Last: the label map then says that the image is complete.
         if self.label_dir is not None and labels is not None:
-            _write_grey_png(self.label_dir / f"{image_id}.png", labels)
+            write_png(self.label_dir / f"{image_id}.png", labels, palette())
 
 
 def _write_grey_png(path: Path, values: NDArray[Any]) -> None:
