@@ -36,6 +36,10 @@ class ScoreConfig(Checked):
         "HxW, e.g. 65x65: score what a grid of so many cells can hold of each label map; for the ground truth itself that "
         "is the best a network of this output size can reach; empty: no",
     )
+    vis_dir: str = key(
+        "", "folder for pictures <id>.png: label maps and ground truth side by side over the picture; empty: none"
+    )
+    vis_also: list[str] = key([], "further label maps drawn on them, named as label_dir; they are not scored")
     allow_missing: bool = key(False, "score the images that have both files, and say how many have not, instead of stopping")
     workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
 

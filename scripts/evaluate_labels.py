@@ -8,29 +8,36 @@
 Reads a palette or grey PNG of label values for each image of data.eval_list, and its ground truth. A missing file, or a pair of
 different size, stops it: a smaller set is another score. Writes score.out (scores of each label, means with and without
 background), and beside it <out>_counts.json (the confusion matrix), iou_per_class.png, confusion.png, the configuration and
-scores.log (for each label its images by TP - FN - FP in pixels, the worst first), and a stage card; prints the table.
+scores.log (for each label its images by TP - FN - FP in pixels, the worst first), and a stage card; prints the table. With
+score.vis_dir also <id>.png, label maps and ground truth side by side over the picture.
 """
 
 import json
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.evaluation_schema import ScoreConfig
 from configs.schema import Config
 from scripts.build import parse_args
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
-from utils.data.folder import DataFolder
-from utils.data.lists import read_id_list
+from utils.data.folder import DataFolder, check_files
+from utils.data.images import read_image, read_label_map, write_png
+from utils.data.lists import file_of, read_id_list
+from utils.drawing.overlays import label_strip
 from utils.errors import UserError, run_program
-from utils.evaluation.label_maps import MapCounts, count_pairs, find_pairs, score_log
+from utils.evaluation.label_maps import MapCounts, Pair, count_pairs, find_pairs, score_log
 from utils.evaluation.metrics import Scores, absent_as_zero, score
 from utils.evaluation.scores import all_means, counts_path, counts_text, score_table, scores_to_dict
 from utils.files import write_text_atomic
 from utils.runtime.cards import LABELS, StageCard, own_name, set_name, write_card
+from utils.runtime.parallel import map_progress
 
 LOG = "scores.log"
 
@@ -49,7 +56,10 @@ def run(cfg: Config) -> dict[str, Any]:
     started = time.monotonic()
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     ids = read_id_list(cfg.data.eval_list)
-    pairs = find_pairs(DataFolder.of(cfg.data, cfg.data.eval_list), ids, cfg.score)
+    data = DataFolder.of(cfg.data, cfg.data.eval_list)
+    pairs = find_pairs(data, ids, cfg.score)
+    if cfg.score.vis_dir:
+        _check_pictures(data, cfg.score, pairs)
     counts = count_pairs(pairs, cfg.data.num_classes, cfg.score)
     if not counts.confusion.any():
         raise UserError(f"no pixel of {cfg.score.label_dir} and its ground truth is without 255 (ignored); nothing to score")
@@ -57,11 +67,36 @@ def run(cfg: Config) -> dict[str, Any]:
     scores = absent_as_zero(scores) if cfg.score.absent == "zero" else scores
     result = {"images": len(pairs), "missing": len(ids) - len(pairs), **_summary(counts, scores, names)}
     _write(cfg, result, counts, scores, names)
+    if cfg.score.vis_dir:
+        list(map_progress(partial(_draw, data, cfg.score), pairs, workers=cfg.score.workers, what="pictures"))
     _report(cfg, result, scores, names)
     card = _card(cfg, result, counts.confusion, names)
     card.images, card.seconds = len(pairs), time.monotonic() - started
     write_card(cfg.run_dir, card)
     return result
+
+
+def _maps(settings: ScoreConfig, pair: Pair) -> list[Path]:
+    """Return the label maps of an image, the ground truth last."""
+    image_id, truth, labels = pair
+    return [labels, *(file_of(Path(where), image_id, ".png") for where in settings.vis_also), truth]
+
+
+def _check_pictures(data: DataFolder, settings: ScoreConfig, pairs: Sequence[Pair]) -> None:
+    """Check that what is drawn is there, and that no picture replaces a label map."""
+    folder = Path(settings.vis_dir)
+    data.refuse_output(folder, "score.vis_dir")
+    if folder.resolve() in {path.parent.resolve() for path in _maps(settings, pairs[0])}:
+        raise UserError(f"score.vis_dir {folder} is a folder of label maps, which would be lost; set another")
+    check_files([path for pair in pairs for path in _maps(settings, pair)[1:-1]], "label map", "score.vis_also")
+    data.check_images(image_id for image_id, _, _ in pairs)
+
+
+def _draw(data: DataFolder, settings: ScoreConfig, pair: Pair) -> None:
+    """Write the picture of one image."""
+    image = read_image(data.image(pair[0]))
+    maps = [read_label_map(path, data.num_classes, image.size) for path in _maps(settings, pair)]
+    write_png(Path(settings.vis_dir) / f"{pair[0]}.png", label_strip(np.asarray(image), maps))
 
 
 def _summary(counts: MapCounts, scores: Scores, names: list[str]) -> dict[str, Any]:
@@ -100,7 +135,7 @@ def _report(cfg: Config, result: dict[str, Any], scores: Scores, names: list[str
         print(f"of the pixels with ground truth {result['labelled']:.1%} are scored: the label maps say 255 on the others")
     if result["missing"]:
         print(f"{result['missing']} images of {cfg.data.eval_list} lack a file and are left out")
-    print(f"written to {cfg.score.out}")
+    print(f"written to {cfg.score.out}" + (f", pictures to {cfg.score.vis_dir}" if cfg.score.vis_dir else ""))
 
 
 def _percent(value: float | None) -> str:

@@ -145,6 +145,31 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [stage.card.key for stage in run_of_card.drawn] == ["labels_val_theirs"]
 
 
+def test_pictures_of_several_folders_beside_the_ground_truth(tmp_path: Path) -> None:
+    also, vis = tmp_path / "also", tmp_path / "vis"
+    settings = (f"score.vis_dir={vis}", f"score.vis_also=[{also}]")
+    cfg = write_maps(tmp_path, TRUTH, THEIRS, "{id}.png", 3, *settings)
+    with pytest.raises(UserError, match=r"label map folder .*also cannot be read.*score\.vis_also"):
+        run(cfg)
+    assert not (tmp_path / "out").exists()  # told before the scores are counted
+    also.mkdir()
+    for image_id, labels in TRUTH.items():
+        Image.fromarray(np.zeros_like(labels)).save(also / f"{image_id}.png")
+        Image.new("RGB", labels.shape[::-1], (100, 100, 100)).save(tmp_path / f"JPEGImages/{image_id}.jpg")
+    run(cfg)
+    assert {path.stem for path in vis.iterdir()} == set(TRUTH)
+    colours = np.frombuffer(palette(), np.uint8).reshape(-1, 3)[:255]
+    for image_id, labels in TRUTH.items():
+        left, middle, right = np.split(np.asarray(Image.open(vis / f"{image_id}.png")).astype(float), 3, axis=1)
+        for part, drawn in ((left, THEIRS[image_id]), (middle, np.zeros_like(labels)), (right, labels)):
+            known = drawn < 255
+            np.testing.assert_allclose(part[known], 30 + 0.7 * colours[drawn[known]], atol=1.5)  # published: 0.3, 0.7
+    with pytest.raises(UserError, match=r"score\.vis_dir .* is a folder of label maps"):
+        run(write_maps(tmp_path, TRUTH, THEIRS, "{id}.png", 3, f"score.vis_dir={tmp_path}/theirs"))
+    with pytest.raises(UserError, match=r"score\.vis_dir .* is the folder of data\.image_dir"):
+        run(write_maps(tmp_path, TRUTH, THEIRS, "{id}.png", 3, f"score.vis_dir={tmp_path}/JPEGImages"))
+
+
 def test_missing_files_stop_it_unless_allowed(tmp_path: Path) -> None:
     cfg = write_maps(tmp_path, TRUTH, {"000000000002": THEIRS["000000000002"]})
     with pytest.raises(

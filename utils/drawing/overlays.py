@@ -21,6 +21,8 @@ COLORMAP = "turbo"
 # A heat map's colours cover at most this much of the image; where the map is 0 the image stays dim but readable.
 HEAT_OPACITY = 0.65
 DIMMED = 0.55
+# What is left of an image below the colours of a label map, in the pictures of 1-Stage and WS-FCN.
+IMAGE_SHARE = 0.3
 # Pixels, on sheets.
 CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
 CHECK, CHECK_GREYS = 8, (170, 215)
@@ -85,6 +87,18 @@ def label_overlay(
     if not legend:
         return out
     return np.concatenate([out, label_legend(np.unique(label_map).tolist(), class_names, image.shape[1])])
+
+
+def label_strip(image: Picture, label_maps: Sequence[NDArray[np.uint8]]) -> Picture:
+    """Lay each label map's colours over the image, black for background, and the N results side by side -> (H, N * W, 3).
+
+    Args:
+        image: (H, W, 3).
+        label_maps: (H, W) each, 0 background, class + 1, 255 ignored.
+    """
+    colours = np.stack([label_colours(labels) for labels in label_maps]).astype(np.float32)
+    mixed = np.rint(IMAGE_SHARE * image + (1 - IMAGE_SHARE) * colours).astype(np.uint8)
+    return np.concatenate(list(mixed), axis=1)
 
 
 def label_legend(values: Sequence[int], class_names: Sequence[str], width: int) -> Picture:

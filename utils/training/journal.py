@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.data.classes import BACKGROUND, label_value, palette
-from utils.drawing.overlays import heat_map
+from utils.drawing.overlays import IMAGE_SHARE, heat_map
 from utils.files import write_text_atomic
 from utils.runtime.device import GIBIBYTE, peak_memory
 from utils.runtime.processes import Dist
 
 GRID_SIDE = 160
-# The panel of 1-Stage and WS-FCN: class names on top of each row, rows apart by a light grey, pictures below colours.
-CAPTION_HEIGHT, PANEL_PADDING, PANEL_GREY, IMAGE_SHARE = 16, 8, 0.9, 0.3
+# The panel of 1-Stage and WS-FCN: class names on top of each row, rows apart by a light grey.
+CAPTION_HEIGHT, PANEL_PADDING, PANEL_GREY = 16, 8, 0.9
 
 
 class Picture(Protocol):
