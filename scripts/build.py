@@ -3,15 +3,18 @@
 Networks are imported where they are built: worker processes of programs without networks import this module too.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.fields import compose
+from configs.published_wsfcn import BASES, FLAGS, translate
 from configs.schema import Config
 from models.refiners import refiner_sections
-from utils.config import load_schema, parse_schema_args
-from utils.errors import user_errors
+from utils.config import CONFIG_OPTIONS, load_schema, parse_schema_args, read_flat
+from utils.errors import UserError, user_errors
 from utils.runtime.device import compile_in_place
 
 if TYPE_CHECKING:
@@ -40,8 +43,57 @@ def _inside(content: Mapping[str, Any], section: str, key: str) -> Any:
 
 
 def parse_args(argv: list[str], doc: str) -> Config:
-    """Turn `--config FILE [key=value ...]` into a checked `Config`; see `utils.config.parse_schema_args`."""
-    return parse_schema_args(argv, doc, config_schema)
+    """Turn `--config FILE [key=value ...]` into a checked `Config`; see `utils.config.parse_schema_args`.
+
+    Arguments of the published WS-FCN and 1-Stage programs are taken as well: `--cfg FILE`, `--set KEY VALUE ...`, and the flags
+    of `configs.published_wsfcn`. What they say comes before `key=value` arguments.
+    """
+    return parse_schema_args(_translated(argv), doc, config_schema)
+
+
+def _translated(argv: list[str]) -> list[str]:
+    """Return a command line with published arguments in terms of ours."""
+    left, ours, given = list(argv), list[str](), dict[str, str]()
+    values: dict[str, str] = {}
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if flag == "--set":
+            while left and not left[0].startswith("--") and "=" not in left[0]:
+                if len(left) == 1:
+                    raise UserError(f"--set {left[0]} has no value; expected --set KEY VALUE ...")
+                given[left[0]] = left[1]
+                del left[:2]
+        elif flag in (*CONFIG_OPTIONS, "--cfg", "--dataset", *FLAGS):
+            if not equals and not left:
+                raise UserError(f"{flag} needs a value")
+            values["--config" if flag in CONFIG_OPTIONS else flag] = value if equals else left.pop(0)
+        else:
+            ours.append(flag + equals + value)
+    if not given and not values.keys() - {"--config"}:
+        return argv
+    dataset = values.get("--dataset", next(iter(BASES)))
+    if dataset not in BASES:
+        raise UserError(f"--dataset is {dataset}, expected one of {', '.join(BASES)}")
+    path = values.get("--config", BASES[dataset])
+    ours = [text.format(values[flag]) for flag, texts in FLAGS.items() if flag in values for text in texts] + ours
+    return [
+        "--config",
+        path,
+        *_published(values.get("--cfg", ""), given, load_config(path, [o for o in ours if "=" in o])),
+        *ours,
+    ]
+
+
+def _published(file: str, given: Mapping[str, str], base: Config) -> list[str]:
+    """Return a published file and its overrides (`--set`) as overrides of `base`; names on stderr what has no effect."""
+    content = {**({key.upper(): value for key, value in read_flat(file).items()} if file else {}), **given}
+    try:
+        overrides, unused = translate(content, whole=bool(file), method=base.method, head_factor=base.train.lr_head_factor)
+    except ValueError as error:
+        raise UserError(f"{file or '--set'}: {error}") from error
+    if unused and os.environ.get("RANK", "0") == "0":
+        print(f"published settings without effect here: {', '.join(unused)}", file=sys.stderr)
+    return overrides
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -184,6 +184,15 @@ def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str, dict[st
         yield f"{prefix}{entry.name}", label, repr(default).replace("'", '"'), dict(entry.metadata)
 
 
+def read_flat(path: str | Path) -> dict[str, Any]:
+    """Return a YAML file's values by dotted key, in lower case, unchecked.
+
+    Raises:
+        UserError: for a file that cannot be read, or holds no keys and values.
+    """
+    return flatten(_read_yaml(Path(path)).values)
+
+
 def _with_bases(path: Path) -> list[Path]:
     """Return the chain of files from the outermost base to `path`."""
     chain = [path]

@@ -1,7 +1,7 @@
 """Configuration files: presets, overrides, and what a typo gets."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -176,3 +176,116 @@ def test_values_out_of_range_name_the_key(override: str) -> None:
 def test_values_out_of_range_name_the_key_of_the_segmentation_stage(override: str) -> None:
     with pytest.raises(UserError, match=rf"{override.partition('=')[0]} is .*expected"):
         load_schema(CONFIGS / "voc12_resnet_dplv2.yaml", [override], deeplab_schema)
+
+
+# The published defaults, and what voc_resnet38.yaml of WS-FCN says.
+DEFAULTS = """
+NUM_GPUS: 1
+TRAIN: {BATCH_SIZE: 20, NUM_EPOCHS: 15, NUM_WORKERS: 4, PRETRAIN: 5, MASK_LOSS: 0.0}
+DATASET: {CROP_SIZE: 321, SCALE_FROM: 0.9, SCALE_TO: 1.0, PATH: data/images}
+NET: {BACKBONE: resnet50, MODEL: ae, PRE_WEIGHTS_PATH: "", OPT: SGD, LR: 0.001, BETA1: 0.5, MOMENTUM: 0.9, WEIGHT_DECAY: 1e-5,
+  LOSS: SoftMargin, MASK_LOSS_BCE: 1.0, BG_SCORE: 0.1, FOCAL_P: 3, FOCAL_LAMBDA: 0.01, PAMR_KERNEL: [1, 2, 4, 8, 12, 24],
+  PAMR_ITER: 10, SG_PSI: 0.3}
+TEST: {METHOD: multiscale, DATA_ROOT: data, SCALES: [1, 0.5, 1.5, 2.0], FLIP: True, BATCH_SIZE: 8, PAD_SIZE: [1024, 1024],
+  CROP_SIZE: [448, 448], CROP_GRID_SIZE: [2, 2], BG_POW: 3, FP_CUT_SCORE: 0.1, USE_GT_LABELS: False}
+MASKS: {CRF: {ALPHA_LOW: 4, ALPHA_HIGH: 32}}
+CUDA: False
+DEBUG: False
+PYTORCH_VERSION_LESS_THAN_040: False
+"""
+RESNET38 = """
+TRAIN: {BATCH_SIZE: 16, NUM_EPOCHS: 30, NUM_WORKERS: 8, PRETRAIN: 7}
+NET: {BACKBONE: resnet38, MODEL: ae, PRE_WEIGHTS_PATH: ./their.pth, WEIGHT_DECAY: 0.0005}
+"""
+
+
+def published(tmp_path: Path, text: str, *arguments: str) -> dict[str, Any]:
+    path = tmp_path / "their.yaml"
+    path.write_text(text)
+    return flat_settings(parse_args(["--cfg", str(path), *arguments], "doc"))
+
+
+def changed(found: dict[str, Any], name: str = "wsfcn_voc") -> dict[str, Any]:
+    """Return what differs from a preset."""
+    preset = flat_settings(load_config(CONFIGS / f"{name}.yaml"))
+    return {key: value for key, value in found.items() if value != preset[key]}
+
+
+def test_published_file_of_wsfcn_is_the_preset(tmp_path: Path) -> None:
+    assert changed(published(tmp_path, RESNET38)) == {"model.pretrained": "./their.pth"}
+
+
+def test_keys_a_published_file_leaves_out_have_their_published_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = published(tmp_path, DEFAULTS)
+    assert capsys.readouterr().err == (
+        "published settings without effect here: NUM_GPUS, TRAIN.NUM_WORKERS, TRAIN.MASK_LOSS, DATASET.PATH, NET.BETA1, "
+        "TEST.DATA_ROOT, TEST.BATCH_SIZE, TEST.CROP_SIZE, TEST.CROP_GRID_SIZE, TEST.BG_POW, MASKS.CRF.ALPHA_LOW, "
+        "MASKS.CRF.ALPHA_HIGH, CUDA, DEBUG, PYTORCH_VERSION_LESS_THAN_040\n"
+    )
+    assert every == published(tmp_path, "NET: {MODEL: ae}")
+    assert not capsys.readouterr().err
+    assert changed(every) == {
+        "train.batch_size": 20, "train.epochs": 16, "train.classify_epochs": 5, "validation.from_epoch": 5,
+        "train.weight_decay": 1e-5, "model.backbone": "resnet50", "model.output_stride": 16, "model.pretrained": "",
+        "model.allow_unexpected": ["fc.*"], "wsfcn.bias_factor": 1, "wsfcn.head_bias_factor": 10,
+    }  # fmt: skip
+
+
+def test_published_overrides_and_flags(tmp_path: Path) -> None:
+    settings = ["--set", "NET.MODEL", "bsl", "TRAIN.NUM_EPOCHS", "6", "NET.LR", "1e-4", "TEST.SCALES", "(1, 0.5)", "seed=3"]
+    flags = ["--exp", "mine", "--run", "v02", "--resume=e018Xs0.905", "--infer-list", "test.txt", "--mask-output-dir", "out"]
+    found = changed(published(tmp_path, RESNET38, *settings, *flags))
+    snapshot = "runs/mine/v02/model/model_enc_e018Xs0.905.pth"
+    expected = {
+        "method": "bsl", "train.epochs": 7, "train.lr": 1e-4, "cam.scales": [1, 0.5], "seed": 3, "name": "mine",
+        "run_dir": "runs/mine/v02", "train.resume": snapshot, "cam.checkpoint": snapshot, "data.infer_list": "test.txt",
+        "data.eval_list": "test.txt", "cam.label_dir": "out", "pseudo.out_dir": "out/crf", "cam.label_power": 1,
+        "model.allow_missing": ["fc8.*"],
+    }  # fmt: skip
+    assert found.items() >= expected.items()
+    crops = published(tmp_path, RESNET38, "--set", "TEST.METHOD", "multicrop", "TEST.CROP_GRID_SIZE", "[3,3]")
+    assert changed(crops) == {
+        "model.pretrained": "./their.pth", "cam.scales": [1], "cam.crop_size": [448, 448], "cam.crop_grid": [3, 3],
+    }  # fmt: skip
+    coco = parse_args(["--dataset", "coco", "--set", "NET.LOSS", "Hinge", "TEST.USE_GT_LABELS", "True"], "doc")
+    assert changed(flat_settings(coco), "wsfcn_coco") == {"wsfcn.cls_loss": "hinge", "cam.labels": "list"}
+
+
+@pytest.mark.parametrize("backbone", ["resnet38", "resnet50", "resnet101", "vgg16"])
+def test_published_trunk_is_that_of_the_preset(tmp_path: Path, backbone: str) -> None:
+    """Everything that the trunk decides: NET.BACKBONE on the ResNet-38 preset of 1-Stage gives the keys of the trunk's own."""
+    preset = flat_settings(load_config(CONFIGS / f"onestage_voc_{backbone}.yaml"))
+    arguments = ["--config", str(CONFIGS / "onestage_voc_resnet38.yaml"), "--set", "NET.BACKBONE", backbone, "TEST.BG_POW", "1"]
+    found = flat_settings(parse_args(arguments, "doc"))
+    keys = ("method", "model.backbone", "model.output_stride", "model.allow_unexpected", "wsfcn.bias_factor")
+    assert {k: found[k] for k in keys} == {k: preset[k] for k in keys}
+    assert found["wsfcn.head_bias_factor"] == preset["wsfcn.head_bias_factor"]
+    assert (found["cam.label_power"], found["pseudo.background_power"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "NET.LERNING_RATE", "1"], "'NET.LERNING_RATE' is unknown"),
+        (["--set", "NET.LR", "fast"], "'NET.LR' is 'fast', expected a value of type float"),
+        (["--set", "TEST.FLIP", "1"], "'TEST.FLIP' is 1, expected a value of type bool"),
+        (["--set", "NET.MODEL", "vgg16"], "'NET.MODEL' is 'vgg16', expected one of ae, bsl"),
+        (["--set", "NET.OPT", "Adam"], "'NET.OPT' is 'Adam', expected one of SGD"),
+        (["--set", "NET.LR"], "--set NET.LR has no value"),
+        (["--cfg"], "--cfg needs a value"),
+        (["--cfg", "missing.yaml"], "missing.yaml cannot be read"),
+        (["--dataset", "ade"], "--dataset is ade, expected one of pascal_voc, coco"),
+        (["--dataset", "coco", "--snapshot-dir", "x"], "'--snapshot-dir' is neither"),
+    ],
+)
+def test_wrong_published_arguments_get_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_args(arguments, "doc")
+    assert "\n" not in str(caught.value)
+
+
+def test_published_file_that_relies_on_the_default_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"their\.yaml: published key 'NET.MODEL' is 'vgg16', expected one of ae, bsl"):
+        published(tmp_path, "TRAIN: {NUM_EPOCHS: 3}")
