@@ -180,7 +180,9 @@ class TrainConfig:
     init_local: str = key(
         "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
     )
-    resume: str = key("", "auto: continue from model/last.pth if there; a path: continue from it; empty: start anew", free=True)
+    resume: str = key(
+        "", "auto: continue from model/last.pth if there; a path: from it (a snapshot too); empty: start anew", free=True
+    )
     overwrite: bool = key(False, "set an earlier training of this run's folder aside and start anew", free=True)
     log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, free=True)
     images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)

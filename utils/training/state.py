@@ -1,6 +1,7 @@
 """What a training checkpoint holds: networks, optimiser and the position in the run; assembling, writing and restoring it."""
 
 import logging
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,15 @@ from utils.errors import UserError
 from utils.files import visible
 from utils.runtime.provenance import differing
 from utils.training.plan import Plan
-from utils.training.weights import check_finite, first_line, listed_keys, load_weights, published_state, save_content
+from utils.training.weights import (
+    check_finite,
+    first_line,
+    listed_keys,
+    load_weights,
+    published_state,
+    read_weights,
+    save_content,
+)
 
 FORMAT = 1
 PREVIOUS_SUFFIX = ".previous"
@@ -91,6 +100,8 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 LAST, BEST = "last.pth", "best.pth"
+# See `utils.training.validation.snapshot_name`.
+_SNAPSHOT = re.compile(r"model_(enc_e(\d+)Xs(-?[\d.]+)\.pth)")
 
 
 def refuse_used(model_dir: Path, resume: str, *, name: str, renamed: Sequence[Path]) -> None:
@@ -183,16 +194,18 @@ class TrainState:
     def resume(self, spec: str, model_dir: Path, plan: Plan, log: logging.Logger) -> Path | None:
         """Continue from the checkpoint `train.resume` names; return the file read, or None when there is nothing to continue.
 
-        What may change and does is logged.
+        What may change and does is logged. A snapshot, model_enc_e018Xs0.905.pth with opt_enc_... beside it, goes on after 18
+        passes. (The published program leaves out the pass that follows.)
 
         Raises:
-            UserError: when the file is missing, damaged, of other networks, further than `plan`, or trained with other
+            UserError: when the file, or a snapshot's second one, is missing, damaged, of other networks, further than `plan`, or trained with other
                 settings.
         """
         path = find_resume(spec, model_dir)
         if path is None:
             return None
-        state, found = load_checkpoint(path)
+        snapshot = _SNAPSHOT.fullmatch(path.name)
+        state, found = (self._snapshot(path, snapshot, plan), path) if snapshot else load_checkpoint(path)
         self._damaged, path = path if found != path else None, found
         if other := differing(dict.fromkeys(state.keys() - HELD - {"format"}, True), dict.fromkeys(self.networks, True)):
             raise UserError(
@@ -219,6 +232,26 @@ class TrainState:
         for change in changes:
             log.info("other than before: %s", change)
         return path
+
+    def _snapshot(self, path: Path, name: re.Match[str], plan: Plan) -> dict[str, Any]:
+        """Return a snapshot's content as that of a checkpoint."""
+        weights, beside = read_weights(path), path.with_name(f"opt_{name[1]}")
+        if not beside.is_file():
+            raise UserError(
+                f"{path} has no optimiser state {beside.name} beside it; put it there, or start anew from these weights by "
+                f"train.init_from={path}"
+            )
+        own = self.optimizer.param_groups
+        try:
+            optimizer = torch.load(beside, map_location="cpu", weights_only=True)
+            # Published files know no lr_scale.
+            groups = [{**ours, **theirs} for ours, theirs in zip(own, optimizer["param_groups"], strict=True)]
+            optimizer = {"state": optimizer["state"], "param_groups": groups}
+        except Exception as error:  # as in `load_checkpoint`, and whatever another kind of file makes of it
+            raise UserError(f"{beside} is no optimiser's state of such a run ({first_line(error)[:120]})") from error
+        position, best = int(name[2]) * plan.per_epoch, float(name[3])
+        rest = {"identity": self.identity, "latest": [], "seconds": 0.0}
+        return {"position": position, "best": best, "state_dict": weights, "optimizer": optimizer, **rest}
 
     def _changes(self, path: Path, then: Mapping[str, Any]) -> list[str]:
         """Return "<setting>=<value>, it was <value>" of what may change and does; refuse what may not."""
