@@ -147,7 +147,7 @@ def test_front_door_segments_refines_scores_and_draws(tmp_path: Path) -> None:
     out = tmp_path / "out"
     try:
         _untrained(cfg, snapshot)
-        command = [ROOT / "test_wsfcn_voc.sh", "--set", "TEST.SCALES", "[1]", "TEST.FP_CUT_SCORE", "0.0", *settings]
+        command = [str(ROOT / "test_wsfcn_voc.sh"), "--set", "TEST.SCALES", "[1]", "TEST.FP_CUT_SCORE", "0.0", *settings]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         names = {f"img_{n:03d}.png" for n in range(6)}
@@ -168,7 +168,7 @@ def test_coco_front_doors_are_those_of_voc_with_its_configuration(tmp_path: Path
     for split in ("train", "val"):
         (tmp_path / f"{split}_cls.txt").write_text("img_000 80\n")
     for script in ("train_wsfcn_coco.sh", "test_wsfcn_coco.sh"):
-        command = [ROOT / script, f"data.root={tmp_path}", f"run_dir={tmp_path}", "cam.labels=list"]
+        command = [str(ROOT / script), f"data.root={tmp_path}", f"run_dir={tmp_path}", "cam.labels=list"]
         wrong = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
         assert "class 80 is out of range; expected 0 to 79" in wrong.stderr
