@@ -198,8 +198,8 @@ class TrainState:
         passes. (The published program leaves out the pass that follows.)
 
         Raises:
-            UserError: when the file, or a snapshot's second one, is missing, damaged, of other networks, further than `plan`, or trained with other
-                settings.
+            UserError: when the file, or a snapshot's second one, is missing, damaged, of other networks, further than `plan`,
+                or trained with other settings.
         """
         path = find_resume(spec, model_dir)
         if path is None:
