@@ -18,6 +18,7 @@ from models.l2g import L2GSettings
 from models.layers import transfer
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from utils.cams.inference import CamSettings, infer_batch
+from utils.cams.merge import quantise_cams
 from utils.runtime.device import autocast_for
 
 VOC_CLASSES = 20
@@ -81,7 +82,8 @@ def measure_cam(s: Settings) -> Iterator[Row]:
 
     @torch.inference_mode()
     def ours() -> Tensor:
-        return infer_batch(network, ready, size.image, [CLASSES], settings, autocast_for(s.precision, s.device))[0].cams.cpu()
+        (found,) = infer_batch(network, ready, size.image, [CLASSES], settings, autocast_for(s.precision, s.device))
+        return quantise_cams(found.cams).cpu()
 
     grey = (baseline().int() - ours().int()).abs()
     timing = time_both(baseline, ours, repeat=s.repeat, device=s.device)

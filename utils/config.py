@@ -249,6 +249,7 @@ def _parse_override(override: str) -> Update:
         raise UserError(f"{source} is not key=value: '{name}' is no key; see --help")
     try:
         value = yaml.load(text, _Loader) if text else text  # the shell drops the quotes of key='': an empty text, not null
+        _check_size(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     *sections, last = parts

@@ -65,11 +65,10 @@ def test_saved_configuration_loads_back(tmp_path: Path) -> None:
         ("l2g:\n  crop: sideways\n", "expected one of"),
         ("data:\n  root: ${nothing}\n", "nothing"),
         ("base: self.yaml\n", "circle"),
-        ("name: 2024-13-01\n", "not valid YAML"),
         (f"name: {'[' * 5000}\n", "not valid YAML"),
         (f"name: {'[' * 100 + ']' * 100}\n", "nested more than 20 deep"),
-        ("name: &a [*a]\n", "nested more than 20 deep"),
-        ("name: &a {b: *a}\n", "nested more than 20 deep"),
+        ("name: &a [*a]\n", "not valid YAML"),
+        ("name: &a {b: *a}\n", "not valid YAML"),
         (
             "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 18))]),
             "more than 10000 values",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from utils.training import trainer as waiting
+from utils.training import meters as waiting
 from utils.training.meters import Waiting
 
 
