@@ -122,6 +122,11 @@ class Trunk(Protocol):
     def head_modules(self) -> list[nn.Module]: ...
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Return all BatchNorm layers of a module."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
 class CamNetwork(nn.Module):
     """Image to class score maps; keys `backbone.*`, `head.*`, and `gates.*` for gates on the trunk's features.
 
@@ -154,7 +159,7 @@ class CamNetwork(nn.Module):
             for module in trunk.stem:
                 module.requires_grad_(False)
         if freeze_bn:
-            for norm in self._norms():
+            for norm in batch_norms(self):
                 norm.requires_grad_(False)
         for parameter in self._untrained_gates():
             parameter.requires_grad_(False)
@@ -185,7 +190,7 @@ class CamNetwork(nn.Module):
         """Switch dropout (and trainable BatchNorm); frozen BatchNorm stays in eval mode."""
         super().train(mode)
         if self.freeze_bn:
-            for norm in self._norms():
+            for norm in batch_norms(self):
                 norm.eval()
         if self.freeze_stem:
             for module in self.trunk.stem:
@@ -238,9 +243,6 @@ class CamNetwork(nn.Module):
             return rest.removeprefix(self.trunk.key_prefix)
         module, _, leaf = rest.partition(".")
         return f"{self.trunk.head_names.get(module, 'head.' + module)}.{leaf}"
-
-    def _norms(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def _gates(self) -> list[Gate]:
         return [m for m in self.modules() if isinstance(m, Gate)]

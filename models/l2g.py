@@ -25,7 +25,7 @@ from models.layers.transfer import (
     saliency_pooled_logits,
     transfer_target,
 )
-from models.method import Batch, Method, Phase, Picture, StepOutput
+from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first
 
 
 @dataclass
@@ -111,13 +111,7 @@ class L2G(Method):
 
     def phases(self) -> list[Phase]:
         """Return plain classification for `train.classify_epochs`, if any, then the transfer, whose optimiser begins anew."""
-        train = self.cfg.train
-        middle = max(train.first_epoch, train.classify_epochs)
-        both = [
-            Phase(CLASSIFICATION, train.first_epoch, middle, train.classify_lr or train.lr),
-            Phase(TRANSFER, middle, train.epochs, train.lr, fresh_optimizer=True),
-        ]
-        return [phase for phase in both if phase.end > phase.start]
+        return classify_first(self.cfg.train, CLASSIFICATION, TRANSFER, fresh_optimizer=True)
 
     def begin(self, phase: Phase) -> None:
         """Let the local network continue from the trained global one."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
 
 from torch import Tensor, nn
 
-from configs.schema import Config, SampleConfig
+from configs.schema import Config, SampleConfig, TrainConfig
 
 PACKAGE = "models"
 # Published convention (from OAA): biases learn at twice the rate of their weights.
@@ -81,6 +81,16 @@ class Phase:
     end: int
     lr: float
     fresh_optimizer: bool = False
+
+
+def classify_first(train: TrainConfig, name: str, then: str, *, fresh_optimizer: bool = False) -> list[Phase]:
+    """Return phase `name` for `train.classify_epochs`, if any, then phase `then`, of which `fresh_optimizer` is said."""
+    middle = min(max(train.first_epoch, train.classify_epochs), train.epochs)
+    both = [
+        Phase(name, train.first_epoch, middle, train.classify_lr or train.lr),
+        Phase(then, middle, train.epochs, train.lr, fresh_optimizer),
+    ]
+    return [phase for phase in both if phase.end > phase.start]
 
 
 class ScoreNetwork(Protocol):

@@ -8,15 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Config
-from models.layers.decoders import (
-    AtrousContext,
-    GlobalCue,
-    StochasticGate,
-    conv_bn_relu,
-    resize,
-    segmentation_head,
-    size_of,
-)
+from models.layers.decoders import AtrousContext, GlobalCue, StochasticGate, conv_bn_relu, resize, segmentation_head, size_of
 from models.refiners.pamr import PAMR
 from models.wsfcn import Masks, SingleStageNetwork, Wsfcn, WsfcnNetwork
 

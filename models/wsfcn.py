@@ -17,16 +17,8 @@ from torch.nn import functional as F
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, UNIT, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
-from models.cam_net import Trunk
-from models.layers.decoders import (
-    Align,
-    FeatureFusion,
-    FlexibleContext,
-    StochasticGate,
-    resize,
-    segmentation_head,
-    size_of,
-)
+from models.cam_net import Trunk, batch_norms
+from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, resize, segmentation_head, size_of
 from models.layers.mask_losses import (
     IGNORED,
     balanced_cross_entropy,
@@ -36,7 +28,7 @@ from models.layers.mask_losses import (
     relative_labels,
     with_background,
 )
-from models.method import Batch, Method, Phase, Picture, StepOutput
+from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first
 from models.refiners.pamr import PAMR, PamrConfig
 
 PRETRAINING, SELF_SUPERVISION = "classification", "learning from refined masks"
@@ -112,7 +104,7 @@ class SingleStageNetwork(nn.Module):
             for module in self.trunk.stem:
                 module.requires_grad_(False)
         if model.freeze_bn:
-            for norm in _norms(self.backbone):
+            for norm in batch_norms(self.backbone):
                 norm.requires_grad_(False)
 
     @property
@@ -144,7 +136,7 @@ class SingleStageNetwork(nn.Module):
         super().train(mode)
         fixed = [self.get_submodule(name) for name in self.fixed_norms]
         for module in [self.backbone, *fixed] if self.freeze_bn else fixed:
-            for norm in _norms(module):
+            for norm in batch_norms(module):
                 norm.eval()
         return self
 
@@ -286,13 +278,7 @@ class Wsfcn(Method):
 
     def phases(self) -> list[Phase]:
         """Return pre-training and self-supervision, which differ in the weight of one loss."""
-        train = self.cfg.train
-        middle = min(max(train.first_epoch, train.classify_epochs), train.epochs)
-        both = [
-            Phase(PRETRAINING, train.first_epoch, middle, train.classify_lr or train.lr),
-            Phase(SELF_SUPERVISION, middle, train.epochs, train.lr),
-        ]
-        return [phase for phase in both if phase.end > phase.start]
+        return classify_first(self.cfg.train, PRETRAINING, SELF_SUPERVISION)
 
     def step_module(self, phase: Phase) -> nn.Module:
         """Return the step; pre-training gives the mask loss no weight."""
@@ -317,7 +303,3 @@ class Wsfcn(Method):
             pictures["refined"] = Picture("masks", views["refined"][:SHOWN], images)
             pictures["pseudo"] = Picture("masks", one_hot.float(), images)
         return pictures
-
-
-def _norms(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

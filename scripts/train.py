@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig
+from models.cam_net import batch_norms
 from models.method import Method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, lasting_settings, save_config
@@ -116,8 +116,7 @@ def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
 
 def _trains_norm(method: Method) -> bool:
     """Return whether some BatchNorm of the networks uses batch statistics in training."""
-    modules = [module for network in method.networks().values() for module in network.train().modules()]
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules)
+    return any(norm.training for network in method.networks().values() for norm in batch_norms(network.train()))
 
 
 def build_validation(cfg: Config, method: Method) -> Validation | None:

@@ -105,7 +105,24 @@ class SpatialAttention(nn.Module):
         return x * self.conv(pooled).sigmoid() + x
 
 
-class FlexibleContext(nn.Module):
+class Context(nn.Module):
+    """Four branches and a global one, joined by a 1x1 convolution and BatchNorm; a subclass has the branches."""
+
+    def add_join(self, inputs: int, width: int) -> None:
+        """Add what comes after the branches: published files name it last."""
+        self.global_avg_pool = GlobalContext(inputs, width)
+        self.conv1 = nn.Conv2d(5 * width, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(DROPOUT)
+        _kaiming(self)
+
+    def joined(self, x: Tensor, branches: list[Tensor]) -> Tensor:
+        """Return (B, width, H, W) of the input (B, inputs, H, W) and its four branches (B, width, H, W)."""
+        result: Tensor = self.bn1(self.conv1(torch.cat([*branches, self.global_avg_pool(x)], dim=1)))
+        return result
+
+
+class FlexibleContext(Context):
     """WS-FCN's flexible context aggregation (FCA).
 
     Four pairs of crossed strip convolutions, weighed by one shared channel attention, and a global branch; joined by a 1x1
@@ -125,17 +142,12 @@ class FlexibleContext(nn.Module):
         self.fca1, self.fca2, self.fca3, self.fca4 = (
             CrossedStrips(inputs, width, kernel, dilation) for kernel, dilation in self.kernels_dilations
         )
-        self.global_avg_pool = GlobalContext(inputs, width)
-        self.conv1 = nn.Conv2d(5 * width, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(DROPOUT)
-        _kaiming(self)
+        self.add_join(inputs, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, width, H, W)."""
         branches = [self.ca(branch(x)) for branch in (self.fca1, self.fca2, self.fca3, self.fca4)]
-        joined = self.bn1(self.conv1(torch.cat([*branches, self.global_avg_pool(x)], dim=1)))
-        result: Tensor = self.dropout(self.sa(joined))
+        result: Tensor = self.dropout(self.sa(self.joined(x, branches)))
         return result
 
 
@@ -153,7 +165,7 @@ class AtrousBranch(nn.Module):
         return F.relu(self.bn(self.atrous_conv(x)))
 
 
-class AtrousContext(nn.Module):
+class AtrousContext(Context):
     """1-Stage's atrous spatial pyramid pooling (ASPP): a 1x1 branch, three 3x3 ones with dilation and a global one."""
 
     dilations = (1, 12, 24, 36)
@@ -161,16 +173,12 @@ class AtrousContext(nn.Module):
     def __init__(self, inputs: int, width: int = CONTEXT_CHANNELS) -> None:
         super().__init__()
         self.aspp1, self.aspp2, self.aspp3, self.aspp4 = (AtrousBranch(inputs, width, d) for d in self.dilations)
-        self.global_avg_pool = GlobalContext(inputs, width)
-        self.conv1 = nn.Conv2d(5 * width, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(DROPOUT)
-        _kaiming(self)
+        self.add_join(inputs, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, width, H, W)."""
-        branches = [branch(x) for branch in (self.aspp1, self.aspp2, self.aspp3, self.aspp4, self.global_avg_pool)]
-        result: Tensor = self.dropout(F.relu(self.bn1(self.conv1(torch.cat(branches, dim=1)))))
+        branches = [branch(x) for branch in (self.aspp1, self.aspp2, self.aspp3, self.aspp4)]
+        result: Tensor = self.dropout(F.relu(self.joined(x, branches)))
         return result
 
 

@@ -158,7 +158,7 @@ def _finish(
     background = settings.background
     extra = [] if background is None else [background]
     pairs = [(image, columns[k]) for image, present in enumerate(classes) for k in (*present, *extra)]
-    rows, channels = to_device(torch.tensor(pairs).view(-1, 2), maps[0].device).T
+    rows, channels = to_device(torch.tensor(pairs, dtype=torch.int64).view(-1, 2), maps[0].device).T
     merged = merge_scales([m[rows, channels] for m in maps], size, "bilinear" if settings.masks else "bicubic")
     parts = merged.split([len(present) + len(extra) for present in classes])
     if settings.masks:

@@ -42,7 +42,7 @@ def merge_scales(score_maps: Sequence[Tensor], size: tuple[int, int], mode: str 
         mode: how they are resized: bicubic (published for scores) or bilinear (published for masks, which then stay in [0, 1]).
     """
     total = torch.zeros(score_maps[0].shape[0], *size, device=score_maps[0].device)
-    for maps in score_maps:
+    for maps in score_maps if len(total) else ():  # an image of no class has no map to resize
         total += F.interpolate(maps[None].float(), size=size, mode=mode, align_corners=False)[0]
     return total / len(score_maps)
 

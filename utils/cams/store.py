@@ -1,9 +1,10 @@
 """The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
 
+import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,9 @@ def read_cams(folder: Path, image_id: str, classes: Sequence[int], size: tuple[i
     Raises:
         UserError: naming a file that is missing, damaged or of another size.
     """
-    if npz_path(folder, image_id).exists():
-        maps, _ = read_scores(folder, image_id, classes, size)
-        return [np.rint(cam * MAX_GREY).astype(np.uint8) for cam in maps]
+    path = npz_path(folder, image_id)
+    if path.exists():
+        return [np.rint(cam * MAX_GREY).astype(np.uint8) for cam in _read_npz(path, classes, size)[0]]
     return [read_cam(cam_path(folder, image_id, k), size) for k in classes]
 
 
@@ -75,20 +76,31 @@ def read_scores(
     Arguments and errors as of `read_cams`.
     """
     path = npz_path(folder, image_id)
-    if not path.exists():
-        cams = read_cams(folder, image_id, classes, size)
-        return [cam / np.float32(MAX_GREY) for cam in cams], None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            there, cam = file["classes"].tolist(), file["cam"]
-            background = file["background"] if "background" in file.files else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); make it anew with cam.overwrite=true") from error
+    if path.exists():
+        return _read_npz(path, classes, size)
+    return [read_cam(cam_path(folder, image_id, k), size) / np.float32(MAX_GREY) for k in classes], None
+
+
+def _read_npz(
+    path: Path, classes: Sequence[int], size: tuple[int, int]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+    with _open_npz(path) as file:
+        there, cam = file["classes"].tolist(), file["cam"]
+        background = file["background"] if "background" in file.files else None
     missing = [k for k in classes if k not in there]
     if missing or cam.shape[1:] != size[::-1]:
         found = f"classes {there} of {cam.shape[1:]} pixels"
         raise UserError(f"{path} holds {found}, expected classes {list(classes)} of {size[::-1]} pixels (height, width)")
     return [cam[there.index(k)] for k in classes], background
+
+
+@contextlib.contextmanager
+def _open_npz(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); make it anew with cam.overwrite=true") from error
 
 
 def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
@@ -117,7 +129,7 @@ def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]
     found: dict[str, list[int]] = {}
     for name in file_names(folder):
         if name.endswith(".npz"):
-            with np.load(folder / name, allow_pickle=False) as file:
+            with _open_npz(folder / name) as file:
                 found[name.removesuffix(".npz")] = [k for k in file["classes"].tolist() if k < num_classes]
             continue
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")

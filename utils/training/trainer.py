@@ -22,14 +22,7 @@ from utils.errors import UserError
 from utils.runtime.device import autocast_for
 from utils.runtime.log import progress
 from utils.runtime.parallel import start_loader_worker
-from utils.runtime.processes import (
-    Dist,
-    StopRequest,
-    StopVote,
-    barrier,
-    distribute,
-    same_buffers,
-)
+from utils.runtime.processes import Dist, StopRequest, StopVote, barrier, distribute, same_buffers
 from utils.training.journal import Picture, draw_panel, draw_picture, open_journal
 from utils.training.meters import RunningMeans, Waiting
 from utils.training.optim import Schedule, set_learning_rate

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from utils.data.samplers import Key
 from utils.evaluation.metrics import average_precision, nan_mean
 from utils.runtime.log import progress
+from utils.runtime.parallel import start_loader_worker
 from utils.runtime.processes import Dist, sum_over_ranks
 
 
@@ -100,11 +101,17 @@ def validate(
     """
     module.eval()
     view = 0 if validation.fixed_views else epoch
+    # A process without images borrows one that weighs nothing: what the step returns is known to all of them.
     mine = range(place.rank, len(dataset), place.world)
+    own, weight = (mine, 1.0) if mine else (range(1), 0.0)
     each = max(1, validation.batch_size // place.world)
-    batches = [[(view, index) for index in mine[start : start + each]] for start in range(0, len(mine), each)]
+    batches = [[(view, index) for index in own[start : start + each]] for start in range(0, len(own), each)]
     loader: DataLoader[dict[str, Any]] = DataLoader(
-        _mapped(dataset), batch_sampler=batches, collate_fn=default_collate, num_workers=min(validation.workers, len(batches))
+        dataset,  # type: ignore[arg-type]  # addressed by keys, not by positions
+        batch_sampler=batches,
+        collate_fn=default_collate,
+        num_workers=min(validation.workers, len(batches)),
+        worker_init_fn=start_loader_worker,
     )
     sums: dict[str, Tensor] = {}
     scores: Tensor | None = None
@@ -113,14 +120,14 @@ def validate(
         with autocast():
             output = module(to_device(batch))
         for name, value in output["losses"].items():
-            sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value.float() * len(keys)
+            sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value.float() * (len(keys) * weight)
         if "scores" in output:
             if scores is None:
                 scores = torch.zeros(len(dataset), output["scores"].shape[1], device=place.device)
                 labels = torch.zeros_like(scores)
             rows = [index for _, index in keys]
-            scores[rows] = output["scores"].float()
-            labels[rows] = batch["labels"].to(place.device)
+            scores[rows] = output["scores"].float() * weight
+            labels[rows] = batch["labels"].to(place.device) * weight
     names = sorted(sums)
     totals = sum_over_ranks(torch.stack([sums[name] for name in names]), place.world) / len(dataset)
     losses = dict(zip(names, totals.tolist(), strict=True))
@@ -128,11 +135,6 @@ def validate(
         return Validated(losses)
     scores, labels = sum_over_ranks(scores, place.world), sum_over_ranks(labels, place.world)
     return Validated(losses, average_precision(scores.cpu().numpy(), labels.cpu().numpy() > 0))
-
-
-def _mapped(dataset: ViewSet) -> Dataset[dict[str, Any]]:
-    """Return the data set for the loader's types."""
-    return dataset  # type: ignore[return-value]
 
 
 def snapshot_name(kind: str, epoch: int, score: float) -> str:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from utils.data.transforms import (
+    area_crop_box,
     crop_with_padding,
     draw_boxes,
     published_crop_box,
@@ -110,3 +111,26 @@ def test_saliency_norms() -> None:
     assert saliency_tensor(faint, "crop").tolist() == [[[0.0, 1.0]]]
     torch.testing.assert_close(saliency_tensor(faint, "none"), torch.tensor([[[0.0, 0.2]]]))
     assert saliency_tensor(Image.new("L", (3, 2)), "crop").abs().sum() == 0
+
+
+def test_a_part_of_the_picture_as_published() -> None:
+    golden = np.load(FOLDER / "wsfcn" / "train_transform.npz")
+    top, left, height, width = golden["crop"].tolist()
+    part = Image.fromarray(golden["image"]).crop((left, top, left + width, top + height))
+    view = part.resize((65, 65), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.array(view), golden["cropped"])
+    flipped = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    np.testing.assert_array_equal(np.array(flipped), golden["flipped"])
+    normalised = to_normalised_tensor(flipped, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    np.testing.assert_allclose(normalised[:, ::4, ::4], golden["norm_sub"], atol=1e-5)
+
+
+def test_parts_keep_their_share_and_shape() -> None:
+    rng = random.Random(0)
+    boxes = [area_crop_box(rng, (130, 100), (0.9, 1.0), (0.75, 1.3333)) for _ in range(200)]
+    sizes = np.array([(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes])
+    assert all(x1 >= 0 and y1 >= 0 and x2 <= 130 and y2 <= 100 for x1, y1, x2, y2 in boxes)
+    shares, shapes = sizes.prod(axis=1) / 13000, sizes[:, 0] / sizes[:, 1]
+    assert shares.min() > 0.89 and len(set(boxes)) > 100 and shapes.min() > 0.74 and shapes.max() < 1.35
+    # None fits a strip: the middle of it, in the nearest shape.
+    assert area_crop_box(rng, (400, 100), (0.9, 1.0), (0.75, 1.3333)) == (133, 0, 266, 100)

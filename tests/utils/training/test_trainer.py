@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +17,7 @@ from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
 from utils.training.state import TrainState
 from utils.training.trainer import Course, Trainer
-from utils.training.validation import Validation
+from utils.training.validation import Validation, validate
 
 ALONE = Dist(0, 1, 0, torch.device("cpu"))
 
@@ -158,3 +159,22 @@ def test_a_run_is_not_resumed_beyond_its_end(tmp_path: Path) -> None:
     _trainer(tmp_path, [0.2, 0.6], epochs=2).run()
     with pytest.raises(UserError, match="further than this run goes"):
         _trainer(tmp_path, [], epochs=1, resume="auto")
+
+
+def test_a_process_without_images_takes_part_in_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one image the second of two processes has none: it must come to the same sums as the first, and add nothing."""
+
+    class _One(_Numbers):
+        def __len__(self) -> int:
+            return 1
+
+    monkeypatch.setattr("utils.training.validation.sum_over_ranks", lambda values, world: values)
+    settings = Validation({"val": _One()}, lambda means: 0.0, [], 2, 0)
+    found = [
+        validate(
+            _Toy(), _One(), 0, validation=settings, place=Dist(rank, 2, 0, torch.device("cpu")), autocast=nullcontext,
+            to_device=lambda batch: batch, what="test",
+        ).losses
+        for rank in range(2)
+    ]  # fmt: skip
+    assert found[0].keys() == found[1].keys() and found[0]["loss"] > 0 and found[1]["loss"] == 0
