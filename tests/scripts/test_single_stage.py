@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.schema import Config
 from scripts import gen_gt, make_cams, train
@@ -66,6 +67,15 @@ def test_a_run_continued_from_a_snapshot_equals_an_uninterrupted_one(tmp_path: P
     assert train.run(again) == 0
     one, other = (torch.load(Path(cfg.run_dir) / "model" / "final.pth", weights_only=True) for cfg in (trained, again))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_tensorboard_has_what_the_published_writers_had(trained: Config) -> None:
+    boards = {name: EventAccumulator(str(Path(trained.run_dir) / "tb" / name)) for name in ("train", "val")}
+    for board in boards.values():
+        board.Reload()
+    assert boards["train"].Tags()["images"] == ["visualisation"]  # of training pictures
+    losses = {f"all/loss{part}" for part in ("", "_cls", "_fg", "_mask")}
+    assert losses | {"all_wo_BG/mAP", "all/checkpoint_score", "01_red/AP"} <= set(boards["val"].Tags()["scalars"])
 
 
 def test_snapshot_without_its_optimiser_or_of_another_one(tmp_path: Path, trained: Config) -> None:

@@ -272,7 +272,7 @@ class Trainer:
             if score is not None:
                 self._select(validation, epoch, score)
             selects = selects or name
-        self._panel(module, epoch, selects)
+        self._panel(module, epoch)
         self.module.train()
 
     def _select(self, validation: Validation, epoch: int, score: float) -> None:
@@ -288,8 +288,8 @@ class Trainer:
             save_optimizer(state.optimizer, folder / snapshot_name("opt", epoch, score))
             drop_oldest(folder, validation.snapshots)
 
-    def _panel(self, module: nn.Module, epoch: int, name: str) -> None:
-        """Draw the first images of the list, seen as in epoch 0, as the weights see them now."""
+    def _panel(self, module: nn.Module, epoch: int) -> None:
+        """Draw the first training images, seen as in epoch 0, as the weights see them now."""
         if not self.place.is_main:
             return
         course = self.course
@@ -300,7 +300,7 @@ class Trainer:
         pictures: Mapping[str, Picture] = self.trainable.pictures(batch, views)
         if pictures and course.validation is not None:
             names = course.validation.class_names
-            self.journal.panel(name, epoch, draw_panel(pictures, batch["labels"], names, course.mean, course.std))
+            self.journal.panel("train", epoch, draw_panel(pictures, batch["labels"], names, course.mean, course.std))
 
     def _keep_epoch(self, epoch: int) -> None:
         course, state = self.course, self.state
