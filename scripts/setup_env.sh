@@ -14,10 +14,10 @@ install() {
 if [ ! -e "$stamp" ] || [ "$requirements" -nt "$stamp" ] || [ requirements.txt -nt "$stamp" ]; then
   echo "installing $requirements into .venv (several GB the first time)"
   if ! install "$requirements"; then
-    echo "trying again without pydensecrf2, which is optional and needs a C++ compiler"
+    echo "trying again without the optional packages: pydensecrf2 needs a C++ compiler, playwright a platform it is built for"
     # Both files in one: the second refers to the first, which still holds that line.
-    grep -hEv '^(-r|pydensecrf2)' requirements.txt "$requirements" | sort -u > .venv/without-compiler.txt
-    install .venv/without-compiler.txt
+    grep -hEv '^(-r|pydensecrf2|playwright)' requirements.txt "$requirements" | sort -u > .venv/without-optional.txt
+    install .venv/without-optional.txt
   fi
   touch "$stamp"
 fi

@@ -1,0 +1,14 @@
+"""What the whole test run says at its end."""
+
+import pytest
+
+BROWSER_TESTS = "test_report_browser.py"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say in the last line that the report was not tried in a browser, if it was to be: a skipped test is easily overlooked."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter and not hasattr(config, "workerinput") else []
+    without = sum(BROWSER_TESTS in report.nodeid for report in skipped)
+    if without:
+        print(f"NOT TRIED IN A BROWSER: {without} tests of the report need Chromium or Chrome on PATH, or CHROMIUM=its path")
