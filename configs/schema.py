@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from configs.cam_schema import CamConfig, PseudoConfig, RefineConfig
 from configs.evaluation_schema import EvalConfig, ScoreConfig
-from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, Checked, key
-from configs.paste_schema import BankConfig, PasteConfig
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, Checked, key
+from configs.paste_schema import BankConfig
+from configs.sample_schema import SampleConfig
 from configs.tools_schema import CheckConfig, SaliencyConfig, ViewConfig
 
 
@@ -204,9 +205,6 @@ class TrainConfig:
     clip_grad: float = key(0.0, "gradient-norm limit; 0 is none (published)", within=NOT_NEGATIVE)
 
 
-LARGEST_HUE = 0.5
-
-
 @dataclass
 class ValidationConfig:
     """Section `validation`: epochs at whose end losses and average precision are computed, and weights selected."""
@@ -230,85 +228,6 @@ class ValidationConfig:
         within=NOT_NEGATIVE,
         free=True,
     )
-
-
-@dataclass
-class SampleConfig(Checked):
-    """How a training sample is made: a view of the whole image, and local views of it where a method wants them.
-
-    A method's settings (`models/method.py`) are this and its own keys. Defaults are the published sample of L2G.
-    """
-
-    input_size: int = key(448, "side of the view, pixels", within=SIDE)
-    crop_size: int = key(320, "side of a local view, pixels; <= input_size", within=SIDE)
-    patches: int = key(0, "local views per image; >= 4 with boxes=corners; 0: none", within=NOT_NEGATIVE)
-    boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
-    resize: str = key(
-        "short",
-        "short: short side to short_side, then a crop; square: to input_size^2, aspect lost; area: a random part of the "
-        "picture, by area_scale and aspect, to input_size^2 (published WS-FCN)",
-        ("short", "square", "area"),
-    )
-    area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture (resize=area)", within=SHARE)
-    aspect: list[float] = key(
-        [0.75, 1.3333], "range of its width over height, drawn on a log scale (resize=area)", within=POSITIVE
-    )
-    short_side: int = key(512, "short side after resizing, pixels (resize=short)", within=SIDE)
-    crop: str = key(
-        "swapped",
-        "swapped: width and height swapped, black padding (published); correct: a real random crop",
-        ("swapped", "correct"),
-    )
-    flip: bool = key(False, "random horizontal flip (published: none)")
-    scale_jitter: list[float] = key(
-        [1.0, 1.0], "range of a random factor on the resized short side (published: 1, 1)", within=POSITIVE
-    )
-    color_jitter: list[float] = key(
-        [0.3, 0.3, 0.3, 0.1], "half-ranges of brightness, contrast, saturation and hue (turns)", within=NOT_NEGATIVE
-    )
-    saliency: str = key("map", "map: samples hold saliency maps; none: they need not exist", ("map", "none"))
-    saliency_resize: str = key("nearest", "interpolation of saliency to the view", ("nearest", "bilinear"))
-    saliency_norm: str = key(
-        "crop", "divide by the maximum over the cropped view (crop) or not at all (none)", ("crop", "none")
-    )
-    paste: PasteConfig = field(default_factory=PasteConfig)
-
-    def rules(self, name: str = "") -> list[tuple[bool, str]]:
-        """Return (holds, message) of the relations between values."""
-        varies = len(self.scale_jitter) == 2 and self.scale_jitter[0] != self.scale_jitter[1]
-        fewest = 4 if self.boxes == "corners" else 1
-        return [
-            (
-                self.patches == 0 or self.crop_size <= self.input_size,
-                f"{name}crop_size is {self.crop_size}, expected at most {name}input_size ({self.input_size})",
-            ),
-            (
-                self.patches == 0 or self.patches >= fewest,
-                f"{name}patches is {self.patches}, expected at least {fewest} (boxes={self.boxes})",
-            ),
-            (
-                len(self.color_jitter) == 4 and self.color_jitter[3] <= LARGEST_HUE,
-                f"{name}color_jitter is {self.color_jitter}, expected four numbers: brightness, contrast, saturation, and hue "
-                f"up to {LARGEST_HUE}",
-            ),
-            (
-                len(self.scale_jitter) == 2 and self.scale_jitter[0] <= self.scale_jitter[1],
-                f"{name}scale_jitter needs two numbers, 0 < low <= high",
-            ),
-            (
-                self.resize == "short" or not varies,
-                f"{name}scale_jitter is {self.scale_jitter} but {name}resize={self.resize} has no short side to vary; use "
-                f"{name}resize=short or {name}scale_jitter=[1,1]",
-            ),
-            (
-                len(self.area_scale) == 2 and self.area_scale[0] <= self.area_scale[1],
-                f"{name}area_scale needs two numbers, low <= high",
-            ),
-            (
-                len(self.aspect) == 2 and self.aspect[0] <= self.aspect[1],
-                f"{name}aspect needs two numbers, low <= high",
-            ),
-        ]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from configs.schema import DataConfig
 from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_image
 from utils.data.lists import Item
-from utils.data.transforms import read_pixels, to_input, to_normalised_tensor
+from utils.data.transforms import read_pixels, scaled_size, to_input, to_normalised_tensor
 from utils.runtime.parallel import start_loader_worker
 
 
@@ -59,8 +59,8 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
 
 def resize_scaled(image: Image.Image, scale: float) -> Image.Image:
     """Return `image` with both sides multiplied by `scale`, rounded half to even, at least 1 pixel."""
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+    size = scaled_size(image.size, scale)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def image_batches(paths: Sequence[Path], batch_size: int) -> list[list[int]]:

@@ -88,9 +88,15 @@ def short_side_size(size: Size, short: int) -> Size:
     return round(width * short / height), short
 
 
-def resize_short(image: Image.Image, short: int, resample: Image.Resampling) -> Image.Image:
-    """Scale `image` so that its short side is `short` pixels."""
-    return image.resize(short_side_size(image.size, short), resample)
+def long_side_size(size: Size, long: int) -> Size:
+    """Return (W, H) after scaling `size` (W, H) so that the long side is `long`; the other is rounded half to even."""
+    return scaled_size(size, long / max(size))
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """Return `size` (W, H) times `scale`, rounded half to even, at least 1 pixel."""
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
 
 
 def resized_crop(image: Image.Image, size: Size, box: Box, resample: Image.Resampling) -> Image.Image:
