@@ -24,9 +24,9 @@ from benchmarks.measure import Row, machine_line, projection, table, time_both
 from configs.deeplab_schema import DeepLabConfig, SolverConfig
 from deeplab.dataset import CropDataset
 from deeplab.inference import image_logits
+from deeplab.labelling import Labelling
 from deeplab.losses import LossModule
 from deeplab.network import MultiScale, segmentation_groups
-from deeplab.predict import predicted_labels
 from models.layers.cpu_convs import INFERENCE_FORMAT, training_format
 from utils.data.lists import Item
 from utils.data.samplers import sample_rng
@@ -147,7 +147,7 @@ def _test(size: Size, repeat: int, precision: str) -> Iterator[Row]:
         moved = image.to(device).contiguous(memory_format=INFERENCE_FORMAT)
         with torch.inference_mode(), autocast_for(precision, device):
             logits = image_logits(network, moved, [1.0], flip=False)[0]
-        return confusion_matrix(truth, predicted_labels(logits, size.image).cpu().numpy(), CLASSES - 1)
+        return confusion_matrix(truth, Labelling(CLASSES - 1).labels("", logits, size.image).cpu().numpy(), CLASSES - 1)
 
     def plain() -> np.ndarray:
         return plain_deeplab.test_image(weights, image.to(device), truth, size.blocks)[1]

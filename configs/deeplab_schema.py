@@ -6,7 +6,7 @@ Paths are relative to the working directory; `dataset.label_dir` and the paths i
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, Checked, Range, key
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, UNIT, Checked, Range, key
 from configs.schema import CrfConfig
 
 IGNORE_LABEL = 255
@@ -163,6 +163,24 @@ class TestConfig:
     save_predictions: bool = key(True, "write palette PNGs of the predictions")
     scales: list[float] = key([1.0], "input scales averaged; [1.0] is published", within=POSITIVE)
     flip: bool = key(False, "average with the mirrored image (published: no)")
+    multi_scale: list[float] = key(
+        [],
+        "scales of a second evaluation, with mirrored images, scored beside the first as <split>_ms; empty: none (published)",
+        within=POSITIVE,
+    )
+    out_dir: str = key(
+        "", "folder of the predictions <id>.png; empty: predictions/<exp.id>/<model>/<split>, below exp.output_dir"
+    )
+    name: str = key("", "put behind the split's name in outputs and reports, for evaluations of other settings")
+    class_filter: str = key(
+        "",
+        "list of image-level labels ('<id> <class> ...'): classes that an image does not have cannot win, for training images; "
+        "empty: all can (published)",
+    )
+    ignore_below: float = key(
+        0.0, "pixels whose highest probability is lower become 255, for labels of another round (published: 0)", within=UNIT
+    )
+    fill_from: str = key("", "folder of earlier labels <id>.png that such pixels are taken from; empty: they stay 255")
     unlabelled: bool = key(False, "the split has no ground truth: write predictions and the test server's archive, no scores")
 
 

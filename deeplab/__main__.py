@@ -17,6 +17,7 @@ from types import ModuleType
 
 from deeplab import convert, crf, demo, train
 from deeplab import predict as test
+from deeplab.labelling import evaluations
 from deeplab.settings import parse_args
 from utils.errors import UserError, run_program
 
@@ -59,7 +60,8 @@ def _evaluate(command: ModuleType, argv: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--model-path", type=Path)
     known, rest = parser.parse_known_args(argv)
-    command.run(parse_args(rest, command.__doc__ or ""), known.model_path)
+    for cfg in evaluations(parse_args(rest, command.__doc__ or "")):
+        command.run(cfg, known.model_path)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.evaluation import build_configured, evaluate, require_weights, usable_logits
-from deeplab.inference import full_size, infer, load_network
+from deeplab.inference import infer, load_network
+from deeplab.labelling import Labelling
 from deeplab.outputs import FINAL, Confusion, find_logits, models_dir, read_logits, settle
 from models.refiners import Chain, Refiner
 from models.refiners.dense_crf import DenseCrf
@@ -56,11 +57,13 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
         return evaluate(cfg, place, recorded, crf=True, work=work)
 
 
-def refined_labels(refiner: Refiner | Chain, logits: Tensor, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def refined_labels(
+    refiner: Refiner | Chain, logits: Tensor, image: NDArray[np.uint8], labelling: Labelling, image_id: str = ""
+) -> NDArray[np.uint8]:
     """Return the (H, W) label map a refiner makes of (classes, h, w) logits and an (H, W, 3) RGB picture."""
-    probabilities = full_size(logits, (image.shape[0], image.shape[1])).softmax(0)
-    refined = refiner.refine(probabilities.numpy(), image)
-    return np.asarray(refined.argmax(0), np.uint8)
+    probabilities = labelling.probabilities(image_id, logits, (image.shape[0], image.shape[1]))
+    refined = torch.from_numpy(refiner.refine(probabilities.numpy(), image))
+    return np.asarray(labelling.decide(image_id, refined).numpy())
 
 
 def _refine_all(
@@ -76,6 +79,7 @@ def _refine_all(
     """Refine `items`: logits from the files in `saved` where all are there, else from the network with weights `path`."""
     found = {} if saved is None else {item.image_id: find_logits(saved, item.image_id) for item in items}
     files = {image_id: file for image_id, file in found.items() if file is not None}
+    labelling = Labelling.of(cfg)
     logits: Iterable[tuple[Item, Any]]
     if len(files) == len(items):
         logits = ((item, files[item.image_id]) for item in items)
@@ -83,41 +87,42 @@ def _refine_all(
         network = load_network(cfg, require_weights(path), place)
         logits = infer(cfg, network, items, place)
     if place.device.type == "cuda" and isinstance(refiner, DenseCrf) and refiner.backend == "torch":
-        _on_gpu(cfg, refiner, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
+        _on_gpu(labelling, refiner, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
         return
     tasks = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
-    work = partial(_refine_one, refiner, cfg.dataset.num_classes, folder)
+    work = partial(_refine_one, refiner, labelling, folder)
     workers = cfg.crf.workers or max(1, cores() // place.world)
     for counts in map_progress(work, tasks, workers=workers, what="CRF", total=len(items)):
         confusion.add(counts)
 
 
-def _refine_one(refiner: Refiner | Chain, num_classes: int, folder: Path | None, task: Task) -> NDArray[np.int64]:
-    item, source = task
+def _refine_one(refiner: Refiner | Chain, labelling: Labelling, folder: Path | None, task: Task) -> NDArray[np.int64]:
+    (item, source), num_classes = task, labelling.num_classes
     logits = read_logits(source, num_classes) if isinstance(source, Path) else torch.from_numpy(source)
-    labels = refined_labels(refiner, logits, _read_picture(item))
-    return settle(item, labels, num_classes=num_classes, folder=folder)
+    labels = refined_labels(refiner, logits, _read_picture(item), labelling, item.image_id)
+    return settle(item, labelling.filled(item, labels), num_classes=num_classes, folder=folder)
 
 
 def _on_gpu(
-    cfg: DeepLabConfig,
+    labelling: Labelling,
     crf: DenseCrf,
     place: Dist,
     logits: Iterator[tuple[Item, Any]],
     folder: Path | None,
     confusion: Confusion,
 ) -> None:
-    num_classes = cfg.dataset.num_classes
+    num_classes = labelling.num_classes
 
     def finish(item: Item, copy: HostCopy) -> None:
-        confusion.add(settle(item, copy.wait()[0].numpy(), num_classes=num_classes, folder=folder))
+        confusion.add(settle(item, labelling.filled(item, copy.wait()[0].numpy()), num_classes=num_classes, folder=folder))
 
     with BoundedPool() as pool, ThreadPoolExecutor(GPU_BATCH) as readers:
         # Pictures are decoded while the batch's further logits are made or read.
         read = ((item, one, readers.submit(_read_picture, item)) for item, one in logits)
         while batch := list(islice(read, GPU_BATCH)):
             values = [_on_device(one, num_classes, place) for _, one, _ in batch]
-            labels = _batch_labels(crf, values, [picture.result() for *_, picture in batch])
+            ids = [item.image_id for item, *_ in batch]
+            labels = _batch_labels(crf, values, [picture.result() for *_, picture in batch], labelling, ids)
             for (item, *_), one in zip(batch, labels, strict=True):
                 pool.submit(finish, item, HostCopy([one]))
 
@@ -130,8 +135,10 @@ def _on_device(source: "Path | Tensor", num_classes: int, place: Dist) -> Tensor
     return read_logits(source, num_classes).to(place.device) if isinstance(source, Path) else source
 
 
-def _batch_labels(crf: DenseCrf, logits: Sequence[Tensor], pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+def _batch_labels(
+    crf: DenseCrf, logits: Sequence[Tensor], pictures: Sequence[NDArray[np.uint8]], labelling: Labelling, ids: Sequence[str]
+) -> list[Tensor]:
     with torch.inference_mode():
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        probabilities = [full_size(one, size).softmax(0) for one, size in zip(logits, sizes, strict=True)]
-        return [refined.argmax(0).to(torch.uint8) for refined in crf.batch(probabilities, pictures)]
+        probabilities = [labelling.probabilities(*parts) for parts in zip(ids, logits, sizes, strict=True)]
+        return [labelling.decide(name, refined) for name, refined in zip(ids, crf.batch(probabilities, pictures), strict=True)]

@@ -24,9 +24,9 @@ from configs.deeplab_schema import DeepLabConfig, ImageConfig
 from deeplab.crf import refined_labels
 from deeplab.evaluation import build_configured, require_weights
 from deeplab.inference import load_network, predict
+from deeplab.labelling import Labelling
 from deeplab.network import MultiScale
 from deeplab.outputs import FINAL, models_dir
-from deeplab.predict import predicted_labels
 from deeplab.settings import parse_args
 from utils.data.classes import BACKGROUND, class_names, palette
 from utils.data.images import read_image, write_png
@@ -57,6 +57,7 @@ class Demo:
         self.cfg, self.place = cfg, place
         self.network: MultiScale = load_network(cfg, weights, place)
         self.refiner = build_configured(cfg, place) if crf else None
+        self.labelling = Labelling(cfg.dataset.num_classes)
         self.names = [name for value, name in enumerate(class_names(cfg.dataset)) if value != BACKGROUND]
 
     def label(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:
@@ -64,8 +65,8 @@ class Demo:
         small = resize_long_side(picture, self.cfg.image.size.test)
         logits = predict(self.cfg, self.network, demo_input(small, self.cfg.image)[None], self.place)[0]
         if self.refiner is None:
-            return small, predicted_labels(logits, (small.shape[0], small.shape[1])).cpu().numpy()
-        return small, refined_labels(self.refiner, logits.float().cpu(), small)
+            return small, self.labelling.labels("", logits, (small.shape[0], small.shape[1])).cpu().numpy()
+        return small, refined_labels(self.refiner, logits.float().cpu(), small, self.labelling)
 
     def overlay(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:
         """Return the overlay with its legend, and the label map."""

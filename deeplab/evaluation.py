@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import check_items
+from deeplab.labelling import Labelling
 from deeplab.outputs import (
     LOGIT_SUFFIXES,
     Confusion,
@@ -76,6 +77,9 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
         card.images, card.seconds = images, time.monotonic() - started
         write_card(cfg.exp.output_dir, card, group=experiment(cfg))
         if cfg.test.unlabelled and folder is not None:
+            if about.get("Labels"):
+                print(f"labels in {folder}")
+                return {}
             archive = archive_path(cfg, crf=crf)
             write_archive(archive, folder, items)
             print(f"predictions in {folder}, for the test server in {archive}")
@@ -86,15 +90,21 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
 def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], *, crf: bool) -> StageCard:
     split, scores = set_name(tested_split(cfg)), published_scores(counts)
     crf_facts = [("CRF image", cfg.crf.image), ("CRF iterations", str(cfg.crf.iter_max))] if crf else []
+    label_facts = [(key.replace("_", " "), str(value)) for key, value in Labelling.of(cfg).about.items()]
     accuracies = [(key, scores[key]) for key in ("Pixel Accuracy", "Mean Accuracy") if scores[key] is not None]
     return StageCard(
         key=f"deeplab_{'crf' if crf else 'test'}_{split}",
-        title="DeepLab + CRF" if crf else "DeepLab",
+        title=f"DeepLab{' + CRF' if crf else ''}{', multi-scale' if cfg.test.flip and len(cfg.test.scales) > 1 else ''}",
         program=f"deeplab {'crf' if crf else 'test'}",
         order=SEGMENTATION_REFINED if crf else SEGMENTATION_TEST,
         output=str(scores_dir(cfg)),
         settings=flat_settings(cfg),
-        facts=[("split", tested_split(cfg)), *crf_facts, *((key.lower(), f"{value:.1%}") for key, value in accuracies)],
+        facts=[
+            ("split", tested_split(cfg)),
+            *crf_facts,
+            *label_facts,
+            *((key.lower(), f"{value:.1%}") for key, value in accuracies),
+        ],
         split=split,
         maps=str(predictions_dir(cfg, crf=crf)) if cfg.test.save_predictions else "",
         mean_iou=scores["Mean IoU"],
@@ -118,7 +128,7 @@ def usable_logits(cfg: DeepLabConfig, place: Dist, model_path: Path | None) -> P
     if about is None or model_path is None:
         return folder
     wanted = describe(cfg, place, model_path, crf=False)
-    if not differing(about, wanted, ignored=("Kind",)):
+    if not differing(about, wanted, ignored=("Kind", "Labels")):
         return folder
     get_logger(rank=place.rank).info("logits in %s are of other weights or views: not used", folder)
     return None
@@ -168,11 +178,13 @@ def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
     """Return what predictions follow from: weights (path, size, time), views, settings of the refiner."""
     stat = model_path.stat() if model_path is not None else None
     weights = None if stat is None else {"Path": str(model_path), "Bytes": stat.st_size, "Modified": stat.st_mtime_ns}
+    labels = Labelling.of(cfg).about
     return {
         "Weights": weights,
         "Model": cfg.model.name,
         "Views": {"scales": list(cfg.test.scales), "flip": cfg.test.flip, "msc_scales": list(cfg.model.msc_scales)},
         "CRF": build_configured(cfg, place).settings() if crf else None,
+        **({"Labels": labels} if labels else {}),
     }
 
 

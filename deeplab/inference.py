@@ -78,8 +78,3 @@ def image_logits(network: MultiScale, images: Tensor, scales: Sequence[float], *
     if total is None:
         raise ValueError("no scales")
     return total / len(views) if len(views) > 1 else total
-
-
-def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (classes, *size) logits of (classes, h, w) ones: bilinear between half-pixel centres (published)."""
-    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]

@@ -178,6 +178,8 @@ def scores_dir(cfg: DeepLabConfig) -> Path:
 
 def predictions_dir(cfg: DeepLabConfig, *, crf: bool) -> Path:
     """Return the folder of predicted label maps <id>.png."""
+    if cfg.test.out_dir:
+        return Path(cfg.test.out_dir)
     return _output(cfg, "predictions", tested_split(cfg) + ("_crf" if crf else ""))
 
 
@@ -187,9 +189,9 @@ def archive_path(cfg: DeepLabConfig, *, crf: bool) -> Path:
 
 
 def tested_split(cfg: DeepLabConfig) -> str:
-    """Return the name of the split test and crf work on."""
+    """Return the name of the split test and crf work on, with `test.name` behind it."""
     split = cfg.dataset.split
-    return str(split.test) if cfg.test.unlabelled else split.val
+    return "_".join(filter(None, (str(split.test) if cfg.test.unlabelled else split.val, cfg.test.name)))
 
 
 def experiment(cfg: DeepLabConfig) -> str:

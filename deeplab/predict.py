@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.evaluation import evaluate, logits_to_save, require_weights
-from deeplab.inference import full_size, infer, load_network
+from deeplab.inference import infer, load_network
+from deeplab.labelling import Labelling
 from deeplab.outputs import FINAL, Confusion, models_dir, settle, write_logits
 from utils.data.images import image_size
 from utils.data.lists import Item
@@ -42,27 +42,29 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
 
 
 def _predict(cfg: DeepLabConfig, path: Path, place: Dist, items: list[Item], folder: Path | None, confusion: Confusion) -> None:
+    labelling = Labelling.of(cfg)
     network = load_network(cfg, path, place)
     saved = logits_to_save(cfg)
     inferred = progress(infer(cfg, network, items, place), len(items), "test", show=place.is_main)
     with BoundedPool() as pool:
         for item, logits in inferred:
             width, height = image_size(item.image)
-            labels = predicted_labels(logits, (height, width))
+            with torch.inference_mode():
+                labels = labelling.labels(item.image_id, logits, (height, width))
             keep = [labels] if saved is None else [labels, logits]
-            pool.submit(_finish, cfg, item, HostCopy(keep), folder, saved, confusion)
-
-
-def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the (H, W) uint8 label map of (classes, h, w) logits."""
-    with torch.inference_mode():
-        return full_size(logits, size).argmax(0).to(torch.uint8)
+            pool.submit(_finish, cfg, labelling, item, HostCopy(keep), folder, saved, confusion)
 
 
 def _finish(
-    cfg: DeepLabConfig, item: Item, copy: HostCopy, folder: Path | None, saved: Path | None, confusion: Confusion
+    cfg: DeepLabConfig,
+    labelling: Labelling,
+    item: Item,
+    copy: HostCopy,
+    folder: Path | None,
+    saved: Path | None,
+    confusion: Confusion,
 ) -> None:
     labels, *logits = copy.wait()
     if saved is not None:
         write_logits(saved, item.image_id, logits[0], cfg.test.save_logits)
-    confusion.add(settle(item, labels.numpy(), num_classes=cfg.dataset.num_classes, folder=folder))
+    confusion.add(settle(item, labelling.filled(item, labels.numpy()), num_classes=cfg.dataset.num_classes, folder=folder))

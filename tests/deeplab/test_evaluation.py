@@ -17,6 +17,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf
 from deeplab import predict as test
 from deeplab.evaluation import build_configured
+from deeplab.labelling import Labelling
 from deeplab.network import build_deeplab
 from deeplab.outputs import Confusion, archive_path, logits_dir, predictions_dir, scores_dir
 from models.refiners.dense_crf import DenseCrf
@@ -100,7 +101,9 @@ def test_batches_as_on_a_gpu_give_the_same(tmp_path: Path, monkeypatch: pytest.M
 
     def refine() -> None:
         sources = ((item, logits_dir(cfg) / f"{item.image_id}.npy") for item in items)
-        crf._on_gpu(cfg, cast(DenseCrf, build_configured(cfg, place)), place, sources, tmp_path / "batches", confusion)
+        crf._on_gpu(
+            Labelling.of(cfg), cast(DenseCrf, build_configured(cfg, place)), place, sources, tmp_path / "batches", confusion
+        )
 
     refine()
     assert confusion.counts.tolist() == result["Confusion Matrix"]
@@ -118,9 +121,9 @@ def test_finished_predictions_are_kept_unless_made_otherwise(tmp_path: Path, mon
     done: list[str] = []
     finish = test._finish
 
-    def counted(cfg: DeepLabConfig, item: Item, *rest: Any) -> None:
+    def counted(cfg: DeepLabConfig, labelling: Labelling, item: Item, *rest: Any) -> None:
         done.append(item.image_id)
-        finish(cfg, item, *rest)
+        finish(cfg, labelling, item, *rest)
 
     monkeypatch.setattr(test, "_finish", counted)
     (predictions_dir(cfg, crf=False) / "img_002.png").unlink()

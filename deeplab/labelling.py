@@ -1,0 +1,114 @@
+"""From logits to label maps: every class and every pixel as published, or those that a training set's own labels allow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.deeplab_schema import DeepLabConfig
+from utils.data.classes import BACKGROUND, IGNORE, label_count, label_value
+from utils.data.images import read_label_map
+from utils.data.lists import Item, read_label_list
+from utils.errors import UserError
+
+# Added to the split's name in outputs of the second evaluation.
+MULTI_SCALE = "ms"
+
+
+def evaluations(cfg: DeepLabConfig) -> Iterator[DeepLabConfig]:
+    """Yield the configuration of each evaluation: as given, then with `test.multi_scale` where that names scales."""
+    yield replace(cfg, test=replace(cfg.test, multi_scale=[]))
+    if cfg.test.multi_scale:
+        name = "_".join(filter(None, (cfg.test.name, MULTI_SCALE)))
+        out_dir = f"{cfg.test.out_dir}_{MULTI_SCALE}" if cfg.test.out_dir else ""
+        views = {"scales": cfg.test.multi_scale, "flip": True, "multi_scale": []}
+        yield replace(cfg, test=replace(cfg.test, **views, name=name, out_dir=out_dir))
+
+
+def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (classes, *size) logits of (classes, h, w) ones: bilinear between half-pixel centres (published)."""
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How scores become labels. Published: the highest of all classes wins everywhere, which is what no arguments give.
+
+    Attributes:
+        classes: image id -> its classes (0-based). Only they and background can win; None: all classes can.
+        ignore_below: pixels whose highest probability is lower become 255, in [0, 1].
+        fill_from: folder of earlier label maps <id>.png that such pixels are taken from; None: they stay 255.
+        num_classes: foreground classes.
+    """
+
+    num_classes: int
+    classes: dict[str, tuple[int, ...]] | None = None
+    ignore_below: float = 0.0
+    fill_from: Path | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cfg: DeepLabConfig) -> "Labelling":
+        """Return what section `test` asks for.
+
+        Raises:
+            UserError: for an unreadable list of image-level labels, or a folder of earlier labels that is not there.
+        """
+        test, num_classes = cfg.test, cfg.dataset.num_classes
+        earlier = Path(test.fill_from) if test.fill_from else None
+        if earlier is not None and not earlier.is_dir():
+            raise UserError(f"test.fill_from is {earlier}, which is not a folder; name the label maps of the round before")
+        classes = read_label_list(test.class_filter, num_classes) if test.class_filter else None
+        asked = {"class_filter": test.class_filter, "ignore_below": test.ignore_below, "fill_from": test.fill_from}
+        return cls(num_classes, classes, test.ignore_below, earlier, {key: value for key, value in asked.items() if value})
+
+    def values(self, image_id: str) -> list[int]:
+        """Return the label values that can win in an image, ascending, background first.
+
+        Raises:
+            UserError: for an image that the list of image-level labels does not have.
+        """
+        if self.classes is None:
+            return list(range(label_count(self.num_classes)))
+        if image_id not in self.classes:
+            raise UserError(f"test.class_filter has no line for image '{image_id}'; give a list that names all of the split")
+        return [BACKGROUND, *(label_value(index) for index in self.classes[image_id])]
+
+    def probabilities(self, image_id: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return (K, *size) probabilities of the K `values` of an image, of (classes, h, w) logits."""
+        return self._chosen(image_id, logits, size).softmax(0)
+
+    def labels(self, image_id: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the (H, W) uint8 label map of (classes, h, w) logits."""
+        chosen = self._chosen(image_id, logits, size)
+        return self.decide(image_id, chosen.softmax(0) if self.ignore_below else chosen)
+
+    def decide(self, image_id: str, scores: Tensor) -> Tensor:
+        """Return the (H, W) uint8 label map of (K, H, W) scores of `values`; probabilities where pixels may be ignored."""
+        best, winner = scores.max(0)
+        labels = torch.tensor(self.values(image_id), dtype=torch.uint8, device=scores.device)[winner]
+        if self.ignore_below:
+            labels[best < self.ignore_below * scores.sum(0)] = IGNORE
+        return labels
+
+    def filled(self, item: Item, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a label map (H, W) with the earlier labels where it is 255.
+
+        Raises:
+            UserError: for an earlier label map that is missing, damaged or of another size.
+        """
+        if self.fill_from is None:
+            return labels
+        earlier = self.fill_from / f"{item.image_id}.png"
+        height, width = labels.shape
+        before = read_label_map(earlier, self.num_classes, (width, height), key="dataset.n_classes")
+        return np.where(labels == IGNORE, before, labels)
+
+    def _chosen(self, image_id: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return full_size(logits if self.classes is None else logits[self.values(image_id)], size)
