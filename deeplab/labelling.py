@@ -27,8 +27,8 @@ def evaluations(cfg: DeepLabConfig) -> Iterator[DeepLabConfig]:
     if cfg.test.multi_scale:
         name = "_".join(filter(None, (cfg.test.name, MULTI_SCALE)))
         out_dir = f"{cfg.test.out_dir}_{MULTI_SCALE}" if cfg.test.out_dir else ""
-        views = {"scales": cfg.test.multi_scale, "flip": True, "multi_scale": []}
-        yield replace(cfg, test=replace(cfg.test, **views, name=name, out_dir=out_dir))
+        test = replace(cfg.test, scales=cfg.test.multi_scale, flip=True, multi_scale=[], name=name, out_dir=out_dir)
+        yield replace(cfg, test=test)
 
 
 def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
