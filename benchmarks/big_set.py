@@ -116,11 +116,13 @@ def sharding(cfg: Config) -> None:
 def sweep(cfg: Config) -> None:
     """The threshold sweep."""
     from utils.cams.store import read_labelled_ids
+    from utils.cams.sweep import TRUTH
     from utils.cams.sweep import sweep as run_sweep
     from utils.data.folder import DataFolder
 
     cam_dir = Path(cfg.eval.cam_dir)
-    histogram = run_sweep(DataFolder.of(cfg.data), cam_dir, read_labelled_ids(cfg, cam_dir), workers=cfg.eval.workers)
+    tasks = read_labelled_ids(cfg, cam_dir)
+    histogram = run_sweep(DataFolder.of(cfg.data), cam_dir, tasks, workers=cfg.eval.workers)[TRUTH]
     if not histogram.counts.any():
         raise RuntimeError("nothing was counted")
 

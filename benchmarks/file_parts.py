@@ -17,7 +17,7 @@ from benchmarks.sizes import Settings, Size
 from configs.cam_schema import PseudoConfig
 from configs.evaluation_schema import EvalConfig
 from utils.cams.labels import LabelSource, write_pseudo_labels
-from utils.cams.sweep import sweep
+from utils.cams.sweep import TRUTH, sweep
 from utils.data.folder import DataFolder
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def _data(root: Path, num_classes: int, truth: str = "SegmentationClassAug") -> 
 
 
 def _confusions(data: DataFolder, cams: Path, labels: Labels, thresholds: Sequence[float]) -> NDArray[np.int64]:
-    histogram = sweep(data, cams, list(labels.items()), workers=1)
+    histogram = sweep(data, cams, list(labels.items()), workers=1)[TRUTH]
     return np.stack([histogram.confusion(t) for t in thresholds])
 
 

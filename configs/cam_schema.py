@@ -91,13 +91,19 @@ class CamConfig(Checked):
 
 
 @dataclass
-class PseudoConfig:
+class PseudoConfig(Checked):
     """Section `pseudo`: labels from maps (scripts.gen_gt)."""
 
     fusion: str = key(
         "threshold", "threshold: constant background score (published); saliency: fuse with the map", ("threshold", "saliency")
     )
     threshold: float = key(0.25, "background score of fusion=threshold", within=UNIT)
+    pick: str = key(
+        "none",
+        "saliency: fusion=threshold takes the threshold at which the CAMs of all images agree most with saliency, without any "
+        "ground truth; none: threshold as given",
+        ("none", "saliency"),
+    )
     background: str = key(
         "constant",
         "fusion=threshold: background scores threshold (constant), (1 - highest map)^background_power (inverse; 1-Stage and "
@@ -118,6 +124,12 @@ class PseudoConfig:
         "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf), "
         "pamr (section pamr, half of its time)",
     )
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        constant = self.fusion == "threshold" and self.background == "constant"
+        picks = f"{name}pick={self.pick} picks the threshold of {name}fusion=threshold with {name}background=constant"
+        return [(self.pick == "none" or constant, f"{picks}; set these, or {name}pick=none")]
 
 
 @dataclass

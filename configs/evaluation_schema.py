@@ -11,6 +11,11 @@ class EvalConfig:
     cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png", filled=True)
     thresholds: list[float] = key([0.1, 0.15, 0.2, 0.25, 0.3], "background thresholds listed in result.json", within=UNIT)
     out: str = key("${run_dir}/ms/result.json", "result file; plots are written beside it", filled=True)
+    pick: str = key(
+        "none",
+        "saliency: name also the threshold where CAMs agree most with saliency, which sees no ground truth, and what it costs",
+        ("none", "saliency"),
+    )
     workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     published_format: str = key("", "also write the published text layout to this file; empty: no")
 

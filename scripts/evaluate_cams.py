@@ -4,9 +4,10 @@
     python -m scripts.evaluate_cams --config configs/l2g_voc.yaml eval.thresholds=[0.1,0.25] eval.out=result.json
 
 Reads <eval.cam_dir>/<id>_<class>.png for the images of data.eval_list and their ground truth in data.label_dir. Writes eval.out
-(best threshold of k/255 for k = 0..255, and scores at eval.thresholds), and beside it <out>_counts.json (mean IoU, false
-positives and negatives at every threshold, pixel counts at the best), miou_over_threshold.png, iou_per_class.png and
-confusion.png (both at the best threshold) and the configuration, and a stage card; prints the table of the best threshold.
+(best threshold of k/255 for k = 0..255, and scores at eval.thresholds; with eval.pick=saliency also the threshold picked by a
+rule that sees no ground truth), and beside it <out>_counts.json (mean IoU, false positives and negatives at every threshold,
+pixel counts at the best), miou_over_threshold.png, iou_per_class.png and confusion.png (both at the best threshold) and the
+configuration, and a stage card; prints the table of the best threshold.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 from configs.schema import Config
 from scripts.build import parse_args
 from utils.cams.store import read_labelled_ids
-from utils.cams.sweep import JointHistogram, sweep
+from utils.cams.sweep import SALIENCY, TRUTH, JointHistogram, best_level, sweep
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.data.folder import DataFolder
@@ -52,7 +53,9 @@ def run(cfg: Config) -> dict[str, Any]:
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     data = DataFolder.of(cfg.data, cfg.data.eval_list)
     tasks = read_labelled_ids(cfg, cam_dir)
-    histogram = sweep(data, cam_dir, tasks, workers=cfg.eval.workers)
+    against = (TRUTH,) if cfg.eval.pick == "none" else (TRUTH, SALIENCY)
+    histograms = sweep(data, cam_dir, tasks, workers=cfg.eval.workers, against=against)
+    histogram = histograms[TRUTH]
     if not histogram.counts.any():
         raise UserError(f"every pixel of {data.label_dir} is 255 (ignored) for {cfg.data.eval_list}; nothing to evaluate")
     every_level = score(histogram.confusions())
@@ -61,17 +64,21 @@ def run(cfg: Config) -> dict[str, Any]:
         "best": {"threshold": best / MAX_GREY, "mean_iou": float(every_level.mean_iou[best])},
         "thresholds": [{"threshold": t, **scores_to_dict(score(histogram.confusion(t)), names)} for t in cfg.eval.thresholds],
     }
+    if SALIENCY in histograms:
+        picked, _ = best_level(histograms[SALIENCY])
+        result["picked"] = {"by": SALIENCY, "threshold": picked / MAX_GREY, "mean_iou": float(every_level.mean_iou[picked])}
     _write(cfg, result, histogram, every_level, names)
     _draw(cfg, every_level, best, histogram, names)
     _report(cfg, result, histogram, names, len(tasks))
-    card = _card(cfg, result["best"], histogram, every_level, names)
+    card = _card(cfg, result, histogram, every_level, names)
     card.images, card.seconds = len(tasks), time.monotonic() - started
     write_card(cfg.run_dir, card)
     return result
 
 
-def _card(cfg: Config, best: dict[str, float], histogram: JointHistogram, every_level: Scores, names: list[str]) -> StageCard:
-    split = set_name(cfg.data.eval_list)
+def _card(cfg: Config, result: dict[str, Any], histogram: JointHistogram, every_level: Scores, names: list[str]) -> StageCard:
+    split, best, picked = set_name(cfg.data.eval_list), result["best"], result.get("picked")
+    without = [("picked by saliency", f"{picked['threshold']:.3f}: {picked['mean_iou']:.1%}")] if picked else []
     usual = ("ms", "result", "attention", split)
     return StageCard(
         *own_name(f"cam_{split}", "CAM", cfg.run_dir, [cfg.eval.out, cfg.eval.cam_dir], usual),
@@ -79,7 +86,7 @@ def _card(cfg: Config, best: dict[str, float], histogram: JointHistogram, every_
         order=SCORED,
         output=cfg.eval.out,
         settings=flat_settings(cfg),
-        facts=[("best threshold", f"{best['threshold']:.3f}")],
+        facts=[("best threshold", f"{best['threshold']:.3f}"), *without],
         split=split,
         list_file=cfg.data.eval_list,
         maps=cfg.eval.cam_dir,
@@ -122,6 +129,11 @@ def _report(cfg: Config, result: dict[str, Any], histogram: JointHistogram, name
         errors = mean_errors(histogram.confusion(entry["threshold"])[None])
         parts = [f"{name.replace('_', ' ')} {100 * value[0]:.1f}" for name, value in errors.items() if value[0] is not None]
         print(f"mean IoU {100 * entry['mean_iou']:.2f} at threshold {entry['threshold']:g}   {', '.join(parts)}".rstrip())
+    if picked := result.get("picked"):
+        print(
+            f"mean IoU {100 * picked['mean_iou']:.2f} at threshold {picked['threshold']:.4f}, picked without ground "
+            f"truth (CAMs agree most with saliency there): {100 * (best['mean_iou'] - picked['mean_iou']):.2f} below the best"
+        )
     print(f"mean IoU {100 * best['mean_iou']:.2f} at the best threshold {best['threshold']:.4f}; written to {cfg.eval.out}")
 
 

@@ -12,6 +12,7 @@ stage card. Labels that are there already are written anew.
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from models.refiners import Chain, Refiner, build_refiner, refiner_names
 from scripts.build import parse_args
 from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
+from utils.cams.sweep import SALIENCY, best_level, sweep
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.data.folder import DataFolder
+from utils.data.images import MAX_GREY
 from utils.errors import UserError, run_program, user_errors
 from utils.evaluation.metrics import score
 from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
@@ -48,8 +51,14 @@ def run(cfg: Config) -> dict[str, Any]:
     data = DataFolder.of(cfg.data, cfg.data.eval_list)
     source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, _refiner(cfg))
     _check(source)
+    picked: list[tuple[str, str]] = []
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
+    if cfg.pseudo.pick == "saliency":
+        level, _ = best_level(sweep(data, cam_dir, tasks, workers=cfg.pseudo.workers, against=[SALIENCY])[SALIENCY])
+        source = replace(source, rule=replace(source.rule, threshold=level / MAX_GREY))
+        picked = [("threshold picked by saliency", f"{level / MAX_GREY:.3f}")]
+        print(f"background threshold {level / MAX_GREY:.4f}: there CAMs agree most with saliency")
     with lock_folder(out_dir):
         counts = write_pseudo_labels(source, tasks, workers=cfg.pseudo.workers)
         result = _summary(source, counts, names)
@@ -58,6 +67,7 @@ def run(cfg: Config) -> dict[str, Any]:
         save_config(cfg, (out_dir / REPORT).with_suffix(".yaml"))
     _report(result, counts, names, source)
     card = _card(cfg, result, counts, names)
+    card.facts = [*card.facts, *picked]
     card.seconds = time.monotonic() - started
     write_card(cfg.run_dir, card)
     return result

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scripts.evaluate_cams import main, run
-from tests.evaluation_set import GOLDEN, NUM_CLASSES, golden, make_config, write_golden_set
+from tests.evaluation_set import GOLDEN, NUM_CLASSES, golden, make_config, write_golden_set, write_set
 from utils.data.lists import read_id_list
 from utils.errors import UserError
 from utils.evaluation.metrics import score
@@ -133,3 +133,17 @@ def test_ground_truth_without_a_labelled_pixel(tmp_path: Path) -> None:
             Image.new("L", label.size, 255).save(path)
     with pytest.raises(UserError, match="nothing to evaluate"):
         run(make_config(tmp_path, 20))
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_threshold_picked_without_masks_stands_beside_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8) * 2, (20, 100)).copy()
+    truth, saliency = (ramp > 120).astype(np.uint8), np.where(ramp > 100, 255, 0).astype(np.uint8)
+    write_set(tmp_path, {"a": (truth, {0: ramp}, saliency)})
+    result = run(make_config(tmp_path, 1, "eval.pick=saliency"))
+    best, picked = result["best"], result["picked"]
+    assert (best["mean_iou"], best["threshold"]) == (1.0, 120 / 255)
+    assert (picked["by"], picked["threshold"]) == ("saliency", 100 / 255)
+    at_picked = 0.5 * (39 / 49 + 51 / 61)
+    assert picked["mean_iou"] == pytest.approx(at_picked)
+    assert f"{100 * (1 - at_picked):.2f} below the best" in capsys.readouterr().out

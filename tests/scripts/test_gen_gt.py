@@ -141,3 +141,24 @@ def test_crf_settings_out_of_range(tmp_path: Path) -> None:
     write_saliency_set(tmp_path)
     with pytest.raises(UserError, match="bi_rgb_std"):
         run(make_config(tmp_path, 3, "pseudo.refine=dense_crf", "crf.bi_rgb_std=0"))
+
+
+def test_threshold_without_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores fall from the object's middle; saliency ends at 0.4, which a threshold can then find without any mask."""
+    height, width = 20, 100
+    ramp = np.broadcast_to(np.arange(width, dtype=np.uint8) * 2, (height, width)).copy()
+    saliency = np.where(ramp > 100, 200, 60).astype(np.uint8)
+    write_set(
+        tmp_path, {"a": (np.zeros((height, width), np.uint8), {1: ramp}, saliency), "b": (np.zeros((9, 9), np.uint8), {}, None)}
+    )
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "Sal/b.png")
+    for path in (tmp_path / "SegmentationClassAug").glob("*.png"):
+        path.unlink()
+    run(make_config(tmp_path, 3, "pseudo.pick=saliency", "pseudo.threshold=0.9"))
+    label = read_label(tmp_path / "pseudo_seg_labels/a.png")
+    np.testing.assert_array_equal(label, np.where(saliency > 100, 2, 0))
+    assert "background threshold 0.3922: there CAMs agree most with saliency" in capsys.readouterr().out
+    (card,) = read_cards(tmp_path / "out")
+    assert ["threshold picked by saliency", "0.392"] in [list(fact) for fact in card.facts]
+    with pytest.raises(UserError, match="pick=saliency picks the threshold of pseudo.fusion=threshold"):
+        make_config(tmp_path, 3, "pseudo.pick=saliency", "pseudo.fusion=saliency")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from utils.cams.store import LabelledId, chunked, read_cams
 from utils.data.classes import BACKGROUND, label_value
 from utils.data.folder import DataFolder
-from utils.data.images import GREY_VALUES, MAX_GREY, read_label_map
+from utils.data.images import GREY_VALUES, MAX_GREY, image_size, read_label_map, read_saliency
+from utils.evaluation.metrics import score
 from utils.runtime.parallel import map_progress
 
 # Scores as the published program compares them: float32 PNG / 255 against a float32 threshold, so that 51 / 255 equals 0.2.
@@ -103,28 +104,68 @@ class JointHistogram:
 
 
 CHUNK = 16
+# What CAMs are counted against: ground truth, or what saliency says without any (see `salient_labels`).
+TRUTH, SALIENCY = "truth", "saliency"
 
 
-def sweep(data: DataFolder, cam_dir: Path, tasks: Sequence[LabelledId], *, workers: int) -> JointHistogram:
+def sweep(
+    data: DataFolder, cam_dir: Path, tasks: Sequence[LabelledId], *, workers: int, against: Sequence[str] = (TRUTH,)
+) -> dict[str, JointHistogram]:
     """Count the CAMs `<cam_dir>/<id>_<class>.png` of all images on `workers` processes (0: one per core).
+
+    Args:
+        data: the data folder.
+        cam_dir: of the CAMs.
+        tasks: ids with their classes.
+        workers: processes.
+        against: what to count against, TRUTH or SALIENCY or both, in one pass.
+
+    Returns:
+        a histogram for each of `against`.
 
     Raises:
         UserError: naming a file that is missing, damaged, of the wrong size or with labels out of range.
     """
-    total = JointHistogram(data.num_classes)
-    what = f"evaluate ({CHUNK} images each)"
-    work = partial(count_chunk, data, cam_dir)
-    for positions, counts in map_progress(work, chunked(tasks, CHUNK), workers=workers, what=what):
-        total.merge_sparse(positions, counts)
-    return total
+    totals = {name: JointHistogram(data.num_classes) for name in against}
+    what = f"count CAMs ({CHUNK} images each)"
+    work = partial(count_chunk, data, cam_dir, tuple(against))
+    for parts in map_progress(work, chunked(tasks, CHUNK), workers=workers, what=what):
+        for total, part in zip(totals.values(), parts, strict=True):
+            total.merge_sparse(*part)
+    return totals
 
 
-def count_chunk(data: DataFolder, cam_dir: Path, tasks: Sequence[LabelledId]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count a few images in this process; returns `JointHistogram.to_sparse` of their sum."""
-    histogram = JointHistogram(data.num_classes)
+def count_chunk(
+    data: DataFolder, cam_dir: Path, against: Sequence[str], tasks: Sequence[LabelledId]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Count a few images in this process; returns `JointHistogram.to_sparse` of their sum for each of `against`."""
+    histograms = {name: JointHistogram(data.num_classes) for name in against}
     for image_id, classes in tasks:
-        ground_truth = read_label_map(data.truth(image_id), data.num_classes)
-        height, width = ground_truth.shape
-        cams = read_cams(cam_dir, image_id, classes, (width, height))
-        histogram.add(ground_truth, classes, cams)
-    return histogram.to_sparse()
+        truth = read_label_map(data.truth(image_id), data.num_classes) if TRUTH in against else None
+        size = image_size(data.image(image_id)) if truth is None else (truth.shape[1], truth.shape[0])
+        cams = read_cams(cam_dir, image_id, classes, size)
+        if truth is not None:
+            histograms[TRUTH].add(truth, classes, cams)
+        if SALIENCY in against:
+            saliency = np.asarray(read_saliency(data.saliency(image_id), size))
+            histograms[SALIENCY].add(salient_labels(saliency, classes, cams), classes, cams)
+    return [histogram.to_sparse() for histogram in histograms.values()]
+
+
+def salient_labels(saliency: NDArray[np.uint8], classes: Sequence[int], cams: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the (H, W) label map of an (H, W) 8-bit saliency map: what is more salient than not has its highest CAM's class.
+
+    Agreement with it over thresholds is agreement on the extent of objects, and needs no mask: the threshold where it is
+    largest can be taken where there is no ground truth, and does not look at it where there is.
+    """
+    labels = np.full(saliency.shape, BACKGROUND, np.uint8)
+    if classes:
+        values = np.array([label_value(index) for index in classes], np.uint8)
+        np.copyto(labels, values[winning_class(cams)[0]], where=saliency > MAX_GREY // 2)
+    return labels
+
+
+def best_level(histogram: JointHistogram) -> tuple[int, NDArray[np.float64]]:
+    """Return the k of the background threshold k / 255 with the highest mean IoU, and the mean IoU at each, (256,)."""
+    curve = np.asarray(score(histogram.confusions()).mean_iou)
+    return int(curve.argmax()), curve
