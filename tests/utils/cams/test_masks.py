@@ -1,5 +1,6 @@
 """Masks merged over padded scales or crops, and stored as npz: against the published numbers, and damaged."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.cam_schema import PseudoConfig
+from models.refiners import build_refiner
+from models.refiners.dense_crf import is_importable
+from scripts.build import load_config
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.labels import background_score, fuse_scores
 from utils.cams.merge import pad_centred
@@ -19,7 +23,8 @@ from utils.data.loading import resize_scaled
 from utils.errors import UserError
 from utils.runtime.device import autocast_for
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "wsfcn"
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden" / "wsfcn"
 SCALES = (1.0, 0.5, 1.5, 2.0)
 FP32 = autocast_for("fp32", torch.device("cpu"))
 
@@ -61,6 +66,32 @@ def test_padded_scales_and_flips_merge_as_published() -> None:
     np.testing.assert_allclose(inverse, (1 - golden["merged"][1:].max(axis=0)) ** 5, atol=1e-5)
     constant = fuse_scores(present, scores, background_score(PseudoConfig(), scores, None, (30, 40)))
     np.testing.assert_array_equal(constant, golden["pred_argmax"])
+
+
+@pytest.mark.parametrize("backend", ["pydensecrf", "torch"])
+def test_masks_after_the_dense_crf_equal_published(backend: str) -> None:
+    if backend == "pydensecrf" and not is_importable():
+        pytest.skip("pydensecrf2 is not installed")
+    golden = np.load(GOLDEN / "inference_merge.npz")
+    cfg = load_config(ROOT / "configs" / "wsfcn_voc.yaml", [f"crf.backend={backend}"])
+    refiner = build_refiner(cfg.pseudo.refine, cfg)
+    assert refiner is not None
+    merged, present = golden["merged"], tuple(np.flatnonzero(golden["labels"]).tolist())
+    scores = [merged[k + 1] for k in present]
+    background = background_score(cfg.pseudo, scores, None, (30, 40))
+    labels = fuse_scores(present, scores, background, partial(refiner.refine, image=golden["image"]))
+    refined = refiner.refine(np.concatenate([background[None], merged[1:]]), golden["image"])
+    plain = refiner.refine(merged, golden["image"])
+    np.testing.assert_allclose(refined[:, ::2, ::2], golden["crf_alpha5_sub"], atol=1e-3)
+    # The fixtures' tolerance: a few pixels of 1200.
+    assert np.count_nonzero(labels != golden["crf_alpha5_argmax"]) <= 3
+    assert np.count_nonzero(plain.argmax(0) != golden["crf_plain_argmax"]) <= 3
+
+
+def test_one_stage_refines_its_masks_over_wider_distances() -> None:
+    one, wsfcn = (load_config(ROOT / "configs" / f"{name}.yaml") for name in ("onestage_voc_resnet38", "wsfcn_voc"))
+    section = {**vars(wsfcn.crf), "bi_xy_std": 80}
+    assert vars(one.crf) == section and (one.pseudo.background, one.pseudo.background_power) == ("mask", 3)
 
 
 def test_crops_merge_as_published() -> None:
