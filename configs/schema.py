@@ -211,7 +211,10 @@ class ValidationConfig:
 
     image_list: str = key("", "image-level labels of the images to validate on, as data.train_list; empty: no validation")
     log_list: str = key(
-        "", "a second list that is logged as well but not selected by (published WS-FCN: train_voc); empty: none"
+        "",
+        "a second list that is logged as well but not selected by (published WS-FCN: train_voc); where it names no classes, "
+        "those of data.train_list count; empty: none",
+        free=True,
     )
     every: int = key(1, "epochs between validations", within=COUNT)
     from_epoch: int = key(0, "passes after which weights may be selected", within=NOT_NEGATIVE)

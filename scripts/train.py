@@ -22,6 +22,7 @@ from models.method import Method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.classes import resolve_class_names
+from utils.data.lists import holds_paths
 from utils.data.paste import collate_views
 from utils.data.samples import ViewDataset
 from utils.errors import UserError, run_program
@@ -125,9 +126,12 @@ def build_validation(cfg: Config, method: Method) -> Validation | None:
     if not wanted.image_list:
         return None
     sample = replace(cfg.settings, paste=PasteConfig())
-    lists = {"val": wanted.image_list, "train": wanted.log_list}
+    lists = {"val": replace(cfg.data, train_list=wanted.image_list)}
+    if wanted.log_list:
+        known = cfg.data.label_list if holds_paths(cfg.data.train_list) else cfg.data.train_list
+        lists["train"] = replace(cfg.data, train_list=wanted.log_list, label_list=known)
     return Validation(
-        {name: ViewDataset(replace(cfg.data, train_list=path), sample, cfg.seed) for name, path in lists.items() if path},
+        {name: ViewDataset(data, sample, cfg.seed) for name, data in lists.items()},
         method.validation_score,
         resolve_class_names(cfg.data.class_names, cfg.data.num_classes),
         cfg.train.batch_size,

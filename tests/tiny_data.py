@@ -42,7 +42,13 @@ def write_tiny_voc(root: Path, images: int = 6, size: tuple[int, int] = (48, 40)
 # Of the published configurations of a section, what makes them small.
 SMALL = {
     "l2g": ["l2g.input_size=32", "l2g.crop_size=24", "l2g.patches=4", "l2g.short_side=40"],
-    "wsfcn": ["wsfcn.input_size=32", "wsfcn.decoder_width=8", "wsfcn.pamr.iterations=2", "validation.image_list="],
+    "wsfcn": [
+        "wsfcn.input_size=32",
+        "wsfcn.decoder_width=8",
+        "wsfcn.pamr.iterations=2",
+        "validation.image_list=",
+        "validation.log_list=",
+    ],
 }
 
 

@@ -51,7 +51,8 @@ def _snapshots(cfg: Config) -> list[Path]:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Config:
-    cfg = _config(tmp_path, "train.epochs=3", *VALIDATED)
+    logged = "validation.log_list=${data.root}/train_aug.txt"  # without classes, which are those of the training list
+    cfg = _config(tmp_path, "train.epochs=3", logged, *VALIDATED)
     assert train.run(cfg) == 0
     assert _snapshots(cfg)
     return cfg
@@ -74,8 +75,13 @@ def test_tensorboard_has_what_the_published_writers_had(trained: Config) -> None
     for board in boards.values():
         board.Reload()
     assert boards["train"].Tags()["images"] == ["visualisation"]  # of training pictures
-    losses = {f"all/loss{part}" for part in ("", "_cls", "_fg", "_mask")}
-    assert losses | {"all_wo_BG/mAP", "all/checkpoint_score", "01_red/AP"} <= set(boards["val"].Tags()["scalars"])
+    both = {*(f"all/loss{part}" for part in ("", "_cls", "_fg", "_mask")), "all_wo_BG/mAP", "01_red/AP"}
+    assert both | {"all/checkpoint_score"} <= set(boards["val"].Tags()["scalars"])
+    rates = [f"lr/enc_group_{group:02d}" for group in range(4)]
+    assert {*both, *rates} <= set(boards["train"].Tags()["scalars"])
+    assert "all/checkpoint_score" not in boards["train"].Tags()["scalars"]
+    found = [boards["train"].Scalars(tag)[-1].value for tag in rates]
+    np.testing.assert_allclose([rate / found[0] for rate in found], [1, 2, 20, 40], rtol=1e-5)
 
 
 def test_snapshot_without_its_optimiser_or_of_another_one(tmp_path: Path, trained: Config) -> None:

@@ -197,7 +197,7 @@ def labels_of(data: DataConfig, list_file: str) -> Labels:
     if unknown:
         raise UserError(
             f"{data.label_list} has no line for '{unknown[0]}' of {list_file} ({len(unknown)} such ids); "
-            "set data.label_list to a list that covers it"
+            "set data.label_list to a list that covers it (for validation.log_list, data.train_list)"
         )
     return {image_id: labels[image_id] for image_id in ids}
 

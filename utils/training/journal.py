@@ -112,6 +112,12 @@ class Journal:
         parts = [f"{tag.rpartition('/')[2]} {value:.4g}" for tag, value in tagged.items() if tag.startswith("all")]
         self.log.info("validation on %s after %d epochs: %s", name, epoch, " ".join(parts))
 
+    def rates(self, name: str, epoch: int, rates: Sequence[float]) -> None:
+        """Write the rates of the optimiser's groups below the folder `name`, `lr/enc_group_<i>` as 1-Stage and WS-FCN."""
+        if self.writer is not None:
+            for number, rate in enumerate(rates):
+                self._board(name, epoch).add_scalar(f"lr/enc_group_{number:02d}", rate, epoch)
+
     def panel(self, name: str, epoch: int, picture: Tensor) -> None:
         """Write `visualisation`, (3, h, w) float in [0, 1], below the folder `name`."""
         if self.writer is not None:
