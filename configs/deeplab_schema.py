@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, UNIT, Checked, Range, key
-from configs.schema import CrfConfig
+from configs.schema import AVERAGE_HELP, CrfConfig
 
 IGNORE_LABEL = 255
 
@@ -148,6 +148,7 @@ class TrainExtrasConfig:
     resume: str = key("", "auto: continue from last.pth if there; a path: continue from it; empty: start anew", free=True)
     overwrite: bool = key(False, "set an earlier training of this experiment aside and start anew", free=True)
     save_every: int = key(1000, "steps between writings of last.pth, which resuming needs", within=NOT_NEGATIVE, free=True)
+    average_weights: float = key(0.0, AVERAGE_HELP, within=BELOW_ONE)
     warmup_iters: int = key(0, "steps of linear warm-up (published: none)", within=NOT_NEGATIVE)
     untrained_fov: bool = key(
         False, "leave the V1 head of ResNet-101 out of the optimiser, as published: it keeps its random start"

@@ -146,6 +146,12 @@ class ModelConfig(GateConfig):
     )
 
 
+AVERAGE_HELP = (
+    "decay of the exponential moving average of the weights over steps, which is then what is validated and written as the "
+    "result, e.g. 0.99; 0: none, the last weights (published)"
+)
+
+
 @dataclass
 class TrainConfig:
     epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, free=True)
@@ -171,6 +177,7 @@ class TrainConfig:
     )
     decay_factor: float = key(0.1, "factor of the step schedule", within=POSITIVE)
     poly_power: float = key(0.7, "power of the poly schedule", within=NOT_NEGATIVE)
+    average_weights: float = key(0.0, AVERAGE_HELP, within=BELOW_ONE)
     warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none", within=NOT_NEGATIVE)
     shuffle: bool = key(False, "new order each epoch; the published L2G runs keep the list order")
     drop_last: bool = key(False, "an epoch's images that fill no batch are left out (published WS-FCN)")

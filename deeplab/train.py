@@ -80,7 +80,8 @@ def run(cfg: DeepLabConfig) -> int:
         torch.backends.cudnn.benchmark = True  # all inputs have one size
         code = Trainer(Segmentation(cfg, network, place), course, state, place, stop, log).run()
         if code == 0 and place.is_main:
-            save_weights(state.published_weights()["state_dict"], folder / FINAL)
+            with state.averaged():
+                save_weights(state.published_weights()["state_dict"], folder / FINAL)
             _write_card(cfg, state, len(items))
             log.info("finished; weights in %s", folder / FINAL)
     return code
@@ -170,7 +171,8 @@ def build_state(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item]) 
     # The list may lie elsewhere, but must be the same.
     folders = (item.labels.parent.name if item.labels else "" for item in items)
     identity["dataset.train_list"] = fingerprint([f"{i.image_id} {name}" for i, name in zip(items, folders, strict=True)])
-    return TrainState({"state_dict": network}, optimizer, identity, may_change=may_change)
+    average = cfg.train.average_weights
+    return TrainState({"state_dict": network}, optimizer, identity, may_change=may_change, decay=average)
 
 
 def _write_card(cfg: DeepLabConfig, state: TrainState, items: int) -> None:

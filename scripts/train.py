@@ -169,13 +169,14 @@ def build_state(cfg: Config, method: Method, dataset: ViewDataset, plan: Plan) -
     identity, may_change = lasting_settings(cfg, ("data", "model", "train", "validation", cfg.section))
     # The list may lie elsewhere, but must be the same.
     identity["data.train_list"] = fingerprint([f"{image_id} {classes}" for image_id, classes in dataset.labels.items()])
-    return TrainState(method.networks(), optimizer, identity, plan.start, may_change)
+    return TrainState(method.networks(), optimizer, identity, plan.start, may_change, train.average_weights)
 
 
 def _finish(cfg: Config, state: TrainState, images: int, place: Dist, log: logging.Logger) -> None:
     """Write final.pth, summary.json and the stage card."""
     final = Path(cfg.run_dir) / "model" / FINAL
-    save_weights(state.published_weights()["state_dict"], final)
+    with state.averaged():
+        save_weights(state.published_weights()["state_dict"], final)
     summary = write_summary(
         final.with_name("summary.json"), seconds=state.seconds, epochs=cfg.train.epochs, images=images, place=place
     )

@@ -55,11 +55,38 @@ def test_training_writes_weights_scalars_and_pictures(tmp_path: Path) -> None:
     assert {"train/input", "train/label", "train/prediction"} <= set(events.Tags()["images"])
 
 
-@pytest.mark.parametrize("freeze_bn", ["true", "false"])
-def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze_bn: str) -> None:
-    whole = tiny_deeplab(tmp_path, "exp.id=whole", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
+def test_the_average_over_steps_is_the_result(tmp_path: Path) -> None:
+    settings = ("solver.iter_save=1", "train.save_every=1")
+    plain = tiny_deeplab(tmp_path, "exp.id=plain", *settings)
+    averaged = tiny_deeplab(tmp_path, "exp.id=averaged", "train.average_weights=0.25", *settings)
+    train.run(plain)
+    train.run(averaged)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(1, 7):
+        decay = min(0.25, step / (9 + step))
+        for key, value in _weights(plain, f"checkpoint_{step}.pth").items():
+            before = expected.get(key)
+            moves = before is not None and step > 1 and value.is_floating_point() and "running_" not in key
+            expected[key] = torch.lerp(before, value, 1 - decay) if moves and before is not None else value
+        if step == 1:  # the first step's average still holds the random start: taken from the file
+            parameters = _weights(averaged, "checkpoint_1.pth")
+            assert any(not torch.equal(parameters[key], value) for key, value in expected.items())
+            expected = parameters
+        found = _weights(averaged, f"checkpoint_{step}.pth")
+        assert all(torch.allclose(found[key], value, rtol=1e-4, atol=1e-7) for key, value in expected.items()), step
+    last = torch.load(models_dir(averaged) / "last.pth", weights_only=True)
+    raw = _weights(plain)
+    assert all(torch.equal(last["state_dict"][key], value) for key, value in raw.items())
+    final = _weights(averaged)
+    assert all(torch.equal(last["average"][key], value) for key, value in final.items())
+    assert any(not torch.equal(final[key], value) for key, value in raw.items())
+
+
+@pytest.mark.parametrize("further", ["model.freeze_bn=true", "model.freeze_bn=false", "train.average_weights=0.9"])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, further: str) -> None:
+    whole = tiny_deeplab(tmp_path, "exp.id=whole", further, "solver.lr=1e-6")
     train.run(whole)
-    parts = tiny_deeplab(tmp_path, "exp.id=parts", "train.resume=auto", f"model.freeze_bn={freeze_bn}", "solver.lr=1e-6")
+    parts = tiny_deeplab(tmp_path, "exp.id=parts", "train.resume=auto", further, "solver.lr=1e-6")
     step = Trainer.step
 
     def interrupted(self: Trainer, loss: torch.Tensor, ids: list[str]) -> None:

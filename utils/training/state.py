@@ -1,9 +1,11 @@
 """What a training checkpoint holds: networks, optimiser and the position in the run; assembling, writing and restoring it."""
 
+import copy
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,8 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 LAST, BEST = "last.pth", "best.pth"
+# Checkpoint keys of the network whose weights are the result, and of their average over steps.
+TRAINED, AVERAGE = "state_dict", "average"
 # See `utils.training.validation.snapshot_name`.
 _SNAPSHOT = re.compile(r"model_(enc_e(\d+)Xs(-?[\d.]+)\.pth)")
 
@@ -137,6 +141,7 @@ class TrainState:
         identity: setting -> value of what the run follows from (plain values).
         position: where it begins.
         may_change: settings of `identity` that may be others when it is continued.
+        decay: of the weights' exponential moving average over steps, see `average`; 0: none is kept.
 
     Attributes:
         position: mini-batches done since the beginning of epoch 0, see `utils.training.plan`.
@@ -151,8 +156,12 @@ class TrainState:
         identity: Mapping[str, Any],
         position: int = 0,
         may_change: Collection[str] = (),
+        decay: float = 0.0,
     ) -> None:
-        self.networks, self.optimizer, self.identity, self.position = networks, optimizer, dict(identity), position
+        self.networks, self.optimizer, self.identity, self.position = dict(networks), optimizer, dict(identity), position
+        self.decay = decay
+        if decay:
+            self.networks[AVERAGE] = copy.deepcopy(networks[TRAINED]).requires_grad_(False)
         self.may_change = may_change
         self.latest: list[float] = []
         self.best: float | None = None
@@ -163,6 +172,36 @@ class TrainState:
     def seconds(self) -> float:
         """Return the time spent on this training, earlier parts of a resumed run included."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Move the average towards the weights after step `step` (from 0): average = d * average + (1 - d) * weights.
+
+        d rises to `decay` as (1 + step) / (10 + step), so that the start is soon forgotten. Buffers are taken as they are.
+        """
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        kept, new = self.networks[AVERAGE], self.networks[TRAINED]
+        torch._foreach_lerp_([p.data for p in kept.parameters()], [p.data for p in new.parameters()], 1 - decay)
+        for old, buffer in zip(kept.buffers(), new.buffers(), strict=True):
+            old.copy_(buffer)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the trained network has the averaged weights where these are kept, to be validated and exported."""
+        if self.decay:
+            self._exchange()
+        try:
+            yield
+        finally:
+            if self.decay:
+                self._exchange()
+
+    def _exchange(self) -> None:
+        pairs = zip(self.networks[AVERAGE].parameters(), self.networks[TRAINED].parameters(), strict=True)
+        for kept, new in pairs:
+            kept.data, new.data = new.data, kept.data
 
     def published_weights(self) -> dict[str, dict[str, Tensor]]:
         """Return checkpoint key -> weights under the published names."""

@@ -201,6 +201,7 @@ class Trainer:
         self.rate = self._rate(position)
         set_learning_rate(optimizer, self.rate)
         optimizer.step()
+        self.state.average(self.course.plan.step(position)[0])
         optimizer.zero_grad(set_to_none=True)
 
     def _rate(self, position: int, later: int = 0) -> float:
@@ -237,14 +238,16 @@ class Trainer:
         if saves or exports:
             _check_weights(state.networks, plan.describe(state.position))
         if ended and not plan.counts_steps and course.validation is not None:
-            self._validate(course.validation, state.position // plan.per_epoch)
+            with state.averaged():
+                self._validate(course.validation, state.position // plan.per_epoch)
         if not saves and not exports:
             return
         if self.place.is_main:
             if saves:
                 state.save(course.model_dir / LAST)
             if exports:
-                self._export(f"checkpoint_{counter}.pth")
+                with state.averaged():
+                    self._export(f"checkpoint_{counter}.pth")
             if ended and not plan.counts_steps:
                 self._keep_epoch(state.position // plan.per_epoch - 1)
         barrier(self.place.world)

@@ -196,3 +196,20 @@ def test_a_checkpoint_of_another_stage_is_one_sentence(tmp_path: Path) -> None:
     torch.save({"position": 3, "state_dict": {}}, tmp_path / "short.pth")
     with pytest.raises(UserError, match=r"short\.pth is not a training checkpoint"):
         one.resume(str(tmp_path / "short.pth"), tmp_path, PLAN, LOG)
+
+
+def test_averaged_weights_stand_in_for_the_trained_ones() -> None:
+    layer, norm = nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1)
+    network = nn.Sequential(layer, norm)
+    nn.init.constant_(layer.weight, 1.0)
+    state = TrainState({"state_dict": network}, torch.optim.SGD(network.parameters(), lr=0.1), {}, decay=0.5)
+    nn.init.constant_(layer.weight, 3.0)
+    nn.init.constant_(norm.state_dict()["running_mean"], 7.0)
+    state.average(step=8)  # d = min(0.5, 9 / 18)
+    with pytest.raises(RuntimeError, match="on the way"), state.averaged():
+        assert layer.weight.detach().unique().tolist() == [2.0]
+        raise RuntimeError("on the way")
+    assert layer.weight.detach().unique().tolist() == [3.0]
+    kept = state.networks["average"]
+    assert kept.state_dict()["1.running_mean"].tolist() == [7.0]
+    assert not any(parameter.requires_grad for parameter in kept.parameters())
