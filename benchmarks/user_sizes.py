@@ -50,8 +50,8 @@ class Size:
 SIZES = {
     "gpu": Size(
         images=96, repeats=40, picture=(500, 375), epochs=4, width=1.0,
-        settings=("device=cuda",),
-        segmentation=("device=cuda", "solver.iter_max=40", "solver.iter_tb=10"),
+        settings=("device=cuda", "precision=auto"),
+        segmentation=("device=cuda", "precision=auto", "solver.iter_max=40", "solver.iter_tb=10"),
         plain=("--device", "cuda"),
         plain_segmentation=("--device", "cuda"),
     ),

@@ -31,7 +31,6 @@ from models.refiners import Chain, Refiner
 from models.refiners.dense_crf import DenseCrf
 from utils.data.images import read_image
 from utils.data.lists import Item
-from utils.runtime.device import set_threads
 from utils.runtime.log import progress
 from utils.runtime.parallel import BoundedPool, HostCopy, cores, map_progress
 from utils.runtime.processes import Dist, setup
@@ -48,8 +47,7 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file, or when there are neither logits nor weights.
     """
-    set_threads(cfg.threads)
-    with setup(cfg.device) as place:
+    with setup(cfg) as place:
         refiner = build_configured(cfg, place)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None

@@ -33,7 +33,6 @@ from utils.data.images import read_image, write_png
 from utils.data.transforms import to_input
 from utils.drawing.overlays import label_overlay
 from utils.errors import UserError
-from utils.runtime.device import set_threads
 from utils.runtime.log import progress
 from utils.runtime.processes import Dist, setup
 
@@ -85,12 +84,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--crf", action="store_true")
     known, rest = parser.parse_known_args(argv)
     cfg = parse_args(rest, __doc__ or "")
-    set_threads(cfg.threads)
     if (known.image_path is None) == (known.camera_id is None):
         raise UserError("give either --image-path FILE_OR_FOLDER or --camera-id NUMBER")
     weights = require_weights(known.model_path or models_dir(cfg) / FINAL)
     out = known.out or Path(cfg.exp.output_dir, "demo", cfg.exp.id)
-    with setup(cfg.device) as place:
+    with setup(cfg) as place:
         demo = Demo(cfg, weights, place, crf=known.crf)
         if known.image_path is not None:
             written = run(demo, find_pictures(known.image_path), out)

@@ -23,7 +23,6 @@ from deeplab.labelling import Labelling
 from deeplab.outputs import FINAL, Confusion, models_dir, settle, write_logits
 from utils.data.images import image_size
 from utils.data.lists import Item
-from utils.runtime.device import set_threads
 from utils.runtime.log import progress
 from utils.runtime.parallel import BoundedPool, HostCopy
 from utils.runtime.processes import Dist, setup
@@ -35,9 +34,8 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file, or weights that do not fit.
     """
-    set_threads(cfg.threads)
     path = require_weights(model_path or models_dir(cfg) / FINAL)
-    with setup(cfg.device) as place:
+    with setup(cfg) as place:
         return evaluate(cfg, place, path, crf=False, work=partial(_predict, cfg, path, place))
 
 

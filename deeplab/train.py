@@ -58,7 +58,7 @@ def run(cfg: DeepLabConfig) -> int:
     run_folders = [folder, logs_dir(cfg)]
     inputs = [cfg.dataset.root, cfg.dataset.train_list, cfg.model.init_model]
     replaced = run_folders if cfg.train.overwrite else []
-    with training_session(cfg.device, cfg.threads, folder, replaced=replaced, inputs=inputs) as (place, stop):
+    with training_session(cfg, folder, replaced=replaced, inputs=inputs) as (place, stop):
         if not replaced:
             refuse_used(folder, cfg.train.resume, name="exp.id", renamed=run_folders)
         log = get_logger(logs_dir(cfg), rank=place.rank)

@@ -33,7 +33,7 @@ from utils.data.loading import SizedBatch, build_loader
 from utils.errors import run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
-from utils.runtime.device import autocast_for, set_threads
+from utils.runtime.device import autocast_for
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
 from utils.training.meters import Waiting
@@ -51,11 +51,10 @@ def run(cfg: Config) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file, weights that do not fit, or an output folder in use.
     """
-    set_threads(cfg.threads)
     _check(cfg)
     images = read_labels(cfg.data, cfg.data.infer_list, labels_required=cfg.cam.labels == "list")
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(setup(cfg.device))
+        place = stack.enter_context(setup(cfg))
         if place.is_main:
             stack.enter_context(lock_folder(Path(cfg.cam.dir)))
         network = _load_network(cfg, place)

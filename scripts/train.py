@@ -58,7 +58,7 @@ def run(cfg: Config) -> int:
     run_dir, model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
     inputs = [cfg.data.root, cfg.data.train_list, cfg.train.init_from, cfg.model.pretrained, cfg.settings.paste.bank]
     replaced = [run_dir] if cfg.train.overwrite else []
-    with training_session(cfg.device, cfg.threads, model_dir, replaced=replaced, inputs=inputs) as (place, stop):
+    with training_session(cfg, model_dir, replaced=replaced, inputs=inputs) as (place, stop):
         if not replaced:
             refuse_used(model_dir, cfg.train.resume, name="name", renamed=[run_dir])
         log = get_logger(run_dir, rank=place.rank)

@@ -5,7 +5,7 @@ import resource
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from utils.errors import UserError
 
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class Computing(Protocol):
+    """The keys every configuration with networks has: where to compute, on how many CPU threads, and how exactly."""
+
+    device: str
+    threads: int
+    precision: str
+
+
 def autocast_for(precision: str, device: "torch.device") -> AbstractContextManager[object]:
-    """Return the forward pass's context: auto is bf16 autocast on CUDA and float32 on the CPU."""
+    """Return the forward pass's context: auto is bf16 autocast on CUDA and float32 on the CPU; see `set_up_torch` for fp32."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         import torch
 
@@ -23,12 +31,18 @@ def autocast_for(precision: str, device: "torch.device") -> AbstractContextManag
     return nullcontext()
 
 
-def set_threads(threads: int) -> None:
-    """Limit this process to `threads` CPU threads; 0 leaves torch's default."""
-    if threads > 0:
-        import torch
+def set_up_torch(cfg: Computing) -> None:
+    """Set what holds for the whole process, the backward pass included: CPU threads (0: torch's default) and TF32.
 
-        torch.set_num_threads(threads)
+    `precision=fp32` keeps GPUs from rounding float32 to the 10 bits of TF32's mantissa, as torch lets convolutions do.
+    """
+    import torch
+
+    if cfg.threads > 0:
+        torch.set_num_threads(cfg.threads)
+    torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    if cfg.precision == "fp32":
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 BACKEND = "inductor"

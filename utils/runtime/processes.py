@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, set_aside, visible
-from utils.runtime.device import set_threads
+from utils.runtime.device import Computing, set_up_torch
 from utils.runtime.parallel import leave_with_parent
 
 Item = TypeVar("Item")
@@ -46,18 +46,20 @@ class Dist:
 
 
 @contextlib.contextmanager
-def setup(device: str) -> Iterator[Dist]:
+def setup(cfg: Computing) -> Iterator[Dist]:
     """Join the process group `torchrun` describes in the environment (gloo on CPU, NCCL on CUDA) and leave it at the end.
 
     Args:
-        device: auto, cpu, cuda or cuda:<n>; with several processes each takes the GPU of its local rank.
+        cfg: device is auto, cpu, cuda or cuda:<n> (several processes: each takes the GPU of its local rank); for threads and
+            precision see `set_up_torch`.
 
     Raises:
         UserError: when a CUDA device is asked for and there is none, or fewer than processes.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = _device(device, local_rank, world)
+    set_up_torch(cfg)
+    place = _device(cfg.device, local_rank, world)
     if TORCHRUN in os.environ:
         leave_with_parent()
     if place.type == "cuda":
@@ -210,13 +212,12 @@ def _steps_between(seconds: float) -> int:
 
 @contextlib.contextmanager
 def training_session(
-    device: str, threads: int, folder: Path, *, replaced: Sequence[Path] = (), inputs: Sequence[str | Path] = ()
+    cfg: Computing, folder: Path, *, replaced: Sequence[Path] = (), inputs: Sequence[str | Path] = ()
 ) -> Iterator[tuple[Dist, StopRequest]]:
     """Join the processes, own `folder` (the main process does, for all) and collect signals while the block runs.
 
     Args:
-        device: see `setup`.
-        threads: of one process, see `set_threads`.
+        cfg: see `setup`.
         folder: where checkpoints are written.
         replaced: folders that are set aside first where `folder` holds something, see `utils.files.set_aside`.
         inputs: what must not be set aside with them.
@@ -224,8 +225,7 @@ def training_session(
     Raises:
         UserError: for a device that is not there, or a folder in use.
     """
-    set_threads(threads)
-    with setup(device) as place:
+    with setup(cfg) as place:
         if place.is_main and replaced and visible(folder):
             with lock_folder(folder):
                 print(f"the earlier training is now in {', '.join(map(str, set_aside(replaced, inputs)))}")

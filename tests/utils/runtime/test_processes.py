@@ -1,10 +1,13 @@
-"""Stopping together: all processes at the same step, soon enough for who asked."""
+"""Stopping together: all processes at the same step, soon enough for who asked. And how exactly a process computes."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from utils.runtime import processes
-from utils.runtime.processes import Dist, StopRequest, StopVote
+from utils.runtime.processes import Dist, StopRequest, StopVote, setup
 
 
 class _Cluster:
@@ -57,3 +60,22 @@ def test_a_single_process_stops_at_once() -> None:
     assert not ask()
     stop.signum = 15
     assert ask()
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Let GPUs round to TF32 wherever torch can be told to."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = True
+    yield
+    convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("precision", ["fp32", "auto", "bf16"])
+def test_float32_means_float32(precision: str) -> None:
+    """Torch's own default rounds the inputs of convolutions to ten bits on GPUs: not what was published."""
+    with setup(SimpleNamespace(device="cpu", threads=0, precision=precision)):
+        found = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert found == ((False, False) if precision == "fp32" else (True, True))

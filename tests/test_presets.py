@@ -1,0 +1,68 @@
+"""Published means published: what every shipped configuration, by its name, keeps or leaves of the published behaviour.
+
+The rule: a file is published unless it is one of ours, which "improved", "mini" or "demo" in its name says (or in that of a
+file it stands on), or "published" in its own name denies.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deeplab.settings import deeplab_schema
+from scripts.build import load_config
+from utils.config import flat_settings, load_schema
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PRESETS = sorted(CONFIGS.rglob("*.yaml"))
+OURS = {"improved", "mini", "demo"}
+
+# What computes as published, of all stages and of each; the improved presets' values.
+PUBLISHED: dict[str, dict[str, Any]] = {"first": {"precision": "fp32"}, "segmentation": {"precision": "fp32"}}
+IMPROVED: dict[str, dict[str, Any]] = {"first": {"precision": "auto"}, "segmentation": {"precision": "auto"}}
+
+
+def is_published(path: Path) -> bool:
+    """Return whether a configuration follows the published program by the rule above."""
+    words = set(path.stem.split("_"))
+    if words & {"published", *OURS}:
+        return "published" in words
+    base = yaml.safe_load(path.read_text(encoding="utf-8")).get("base")
+    return base is None or is_published(path.parent / base)
+
+
+def stage_of(path: Path) -> str:
+    return "segmentation" if "_dplv" in path.stem else "first"
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    return flat_settings(load_schema(path, [], deeplab_schema) if stage_of(path) == "segmentation" else load_config(path))
+
+
+def test_the_rule_tells_them_apart() -> None:
+    """Neither kind is empty, and names mean what a reader takes them for."""
+    found = {path.stem: is_published(path) for path in PRESETS}
+    theirs = ("l2g_voc", "l2g_coco", "wsfcn_coco", "voc12_vgg_dplv1", "l2g_voc_mini_published")
+    ours = ("l2g_voc_improved", "l2g_voc_sa_cda_improved", "demo_paste", "demo_dplv2")
+    assert all(found[name] for name in theirs)
+    assert not any(found[name] for name in ours)
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if is_published(p)], ids=lambda path: path.stem)
+def test_published_presets_are_published(path: Path) -> None:
+    expected = PUBLISHED[stage_of(path)]
+    assert expected.items() <= settings_of(path).items()
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if "improved" in p.stem], ids=lambda path: path.stem)
+def test_improved_presets_are_improved(path: Path) -> None:
+    expected = IMPROVED[stage_of(path)]
+    assert expected.items() <= settings_of(path).items()
+
+
+@pytest.mark.parametrize(("stage", "name"), [("first", "mine.yaml"), ("segmentation", "mine_dplv2.yaml")])
+def test_what_a_file_does_not_say_is_published(tmp_path: Path, stage: str, name: str) -> None:
+    """As the published programs' own files say nothing of it."""
+    (tmp_path / name).write_text("SEED: 0\n")
+    assert PUBLISHED[stage].items() <= settings_of(tmp_path / name).items()
