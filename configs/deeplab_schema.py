@@ -139,6 +139,17 @@ class SolverConfig:
 
 
 @dataclass
+class SegmentationCrfConfig(CrfConfig):
+    """The section as published of this stage: its CRF saw what its network did."""
+
+    image: str = key(
+        "published",
+        "published: the mean-subtracted picture wrapped to 8 bits (published numbers); true: the picture",
+        ("true", "published"),
+    )
+
+
+@dataclass
 class TrainExtrasConfig:
     loss: str = key(
         "ce",
@@ -196,7 +207,7 @@ class DeepLabConfig(Checked):
     train: TrainExtrasConfig = field(default_factory=TrainExtrasConfig)
     test: TestConfig = field(default_factory=TestConfig)
     refine: Any = key("dense_crf", "refiner of the crf command (dense_crf, pamr), or several in the order they run", free=True)
-    crf: CrfConfig = field(default_factory=CrfConfig)
+    crf: SegmentationCrfConfig = field(default_factory=SegmentationCrfConfig)
     fully_supervised: bool = key(False, "allow training on the ground-truth folder", free=True)
     seed: int = key(0, "seed of every random draw", within=SEED)
     device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, free=True)

@@ -35,7 +35,7 @@ class CrfConfig:
     )
     image: str = key(
         "true",
-        "true: the CRF sees the picture; published: the mean-subtracted picture wrapped to 8 bits (published numbers)",
+        "true: the CRF sees the picture; published: the mean-subtracted picture wrapped to 8 bits (published DeepLab)",
         ("true", "published"),
     )
     drop_below: float = key(

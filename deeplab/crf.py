@@ -1,7 +1,7 @@
 """Refine a network's predictions by a dense CRF, or any refiner, and score them; no logits need to be on disk.
 
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml [--model-path checkpoint.pth] [key=value ...]
-    python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml crf.image=published crf.backend=torch
+    python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml crf.image=true crf.backend=torch
     python -m deeplab crf --config-path configs/voc12_resnet_dplv2.yaml refine=NAME        # see models/refiners
 
 Logits come from the files `test` left (test.save_logits) where all are there and of these weights, else from the network:

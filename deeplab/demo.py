@@ -13,6 +13,7 @@ checkpoint_final.pth. The long side of pictures becomes image.size.test.
 import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -55,8 +56,10 @@ class Demo:
     def __init__(self, cfg: DeepLabConfig, weights: Path, place: Dist, *, crf: bool) -> None:
         self.cfg, self.place = cfg, place
         self.network: MultiScale = load_network(cfg, weights, place)
-        self.refiner = build_configured(cfg, place) if crf else None
         self.labelling = Labelling(cfg.dataset.num_classes)
+        # The picture itself, as published of this command, where that of the crf command saw another.
+        seen = replace(cfg, crf=replace(cfg.crf, image="true"))
+        self.refiner = build_configured(seen, place) if crf else None
         self.names = [name for value, name in enumerate(class_names(cfg.dataset)) if value != BACKGROUND]
 
     def label(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8]]:

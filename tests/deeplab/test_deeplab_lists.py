@@ -9,12 +9,14 @@ from PIL import Image
 
 from configs.deeplab_schema import DatasetConfig, DeepLabConfig
 from deeplab.__main__ import main, translate
+from deeplab.demo import Demo
 from deeplab.network import build_deeplab
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import load_schema
 from utils.data.classes import class_names
 from utils.data.lists import evaluation_items, find_list, training_items
 from utils.errors import UserError
+from utils.runtime.processes import Dist
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # A file with the published keys and values (L2G, COCO), written out from its description.
@@ -79,10 +81,11 @@ def test_published_files_load_unchanged(tmp_path: Path) -> None:
     path.write_text(PUBLISHED)
     cfg = load_schema(path, [], DeepLabConfig)
     assert (cfg.solver.batch_size.train, cfg.solver.lr, cfg.dataset.split.train) == (20, 2.5e-4, "train")
+    assert (cfg.precision, cfg.crf.image) == ("fp32", "published")  # which these files have no keys for
     assert len(class_names(cfg.dataset)) == 81
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_dplv[12].yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_dplv*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_describe_networks(path: Path) -> None:
     cfg = load_schema(path, [], DeepLabConfig)
     with torch.device("meta"):
@@ -162,6 +165,8 @@ def test_the_demo_draws_a_folder_and_a_video(tmp_path: Path) -> None:
         "model.name=DeepLabV2_Backbone_MSC", "model.backbone=resnet38", "model.width=0.0625", "model.msc_scales=[0.75]",
         "model.atrous_rates=[1,2]", "crf.iter_max=1",
     ]  # fmt: skip
+    refiner = Demo(cfg, tmp_path / "w.pth", Dist(0, 1, 0, torch.device("cpu")), crf=True).refiner
+    assert (cfg.crf.image, refiner and refiner.settings()["image"]) == ("published", "true")  # as published of either
     common = ["demo", "-c", str(tmp_path / "deeplab.yaml"), "-m", str(tmp_path / "w.pth"), *settings]
     main([*common, "--image-path", str(tmp_path / "data" / "JPEGImages"), "--out", str(tmp_path / "o"), "--crf"])
     with Image.open(tmp_path / "o" / "img_000.png") as overlay, Image.open(tmp_path / "o" / "img_000_labels.png") as labels:

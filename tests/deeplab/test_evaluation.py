@@ -81,7 +81,7 @@ def test_crf_needs_no_logits_on_disk_and_gives_the_same_with_them(tmp_path: Path
     test.run(stored, weights)
     second = crf.run(stored, weights)
     assert first["Confusion Matrix"] == second["Confusion Matrix"]
-    assert first["CRF"]["image"] == "true"
+    assert first["CRF"]["image"] == "published"
     refined, plain = _predictions(stored, refined=True), _predictions(stored, refined=False)
     assert any((refined[name] != plain[name]).any() for name in IDS)
     assert all((refined[name] == _predictions(direct, refined=True)[name]).all() for name in IDS)
