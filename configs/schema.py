@@ -133,15 +133,17 @@ class ModelConfig(GateConfig):
     backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
     width: float = key(1.0, "channel multiplier of resnet38; 1 is the published network", within=SHARE)
     pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
-    allow_missing: list[str] = key([], "patterns (fnmatch) of network keys the weight file may lack, e.g. 'head.*'")
-    allow_unexpected: list[str] = key([], "patterns (fnmatch) of weight-file keys the network may lack, e.g. 'fc.*'")
+    allow_missing: list[str] = key([], "patterns (fnmatch) of the trunk's keys that the weight file may lack")
+    allow_unexpected: list[str] = key(
+        [], "patterns (fnmatch) of weight-file keys the network may lack, other than its ImageNet classifier's"
+    )
     freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
     freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
     dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
     output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", within=COUNT)
     checkpoint_activations: bool = key(
         False,
-        "resnet38: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
+        "ResNets: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
         free=True,
     )
 

@@ -1,20 +1,24 @@
 """Weights in: initialisation of a trunk, and checkpoints; nothing is dropped without a word."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from deeplab.network import DeepLab, MultiScale
+from deeplab.network import TRUNK, DeepLab, MultiScale
 from models.backbones.resnet import caffe_resnet_name
 from models.backbones.vgg16 import caffe_vgg_name
+from models.cam_net import Trunk, new_keys
 from utils.data.images import MAX_GREY
 from utils.errors import UserError
 from utils.training.weights import check_shapes, listed_keys, read_weights
 
 BASE = "base."
 IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
+CAM_HEAD = "head"  # of first-stage networks without published names
 COUNTER = "num_batches_tracked"
 
 
@@ -38,7 +42,7 @@ def load_checkpoint(network: MultiScale, path: str | Path) -> None:
 
 
 def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]) -> str:
-    """Start from a weight file: the whole trunk must be in it; a head is taken when it has the right shape.
+    """Start from a weight file: the whole trunk must be in it, and no other one; a head is taken when it has the right shape.
 
     Understood: published init and segmentation files, torchvision's ResNet and VGG-16, and, for first-stage trunks, their
     own weights and first-stage networks.
@@ -65,11 +69,17 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
     own = base.state_dict()
     head = f"{base.head_name}."
     trunk = {k: v for k, v in own.items() if not k.startswith(head)}
-    missing = [k for k in trunk if k not in state and not k.endswith(COUNTER) and not _matches(k, allow_missing)]
+    allowed = [*allow_missing, *(key for key in new_keys(base) if key.startswith(TRUNK))]
+    missing = [k for k in trunk if k not in state and not k.endswith(COUNTER) and not _matches(k, allowed)]
     if missing:
         raise UserError(
-            f"init file {path} lacks {len(missing)} of the {len(trunk)} trunk entries of {network.__class__.__name__} "
-            f"({listed_keys(missing)}); check model.init_model and model.name"
+            f"init file {path} lacks {len(missing)} of the {len(trunk)} trunk entries "
+            f"({listed_keys(missing)}); check model.init_model, model.name and model.backbone"
+        )
+    if foreign := [k for k in state if k not in own and _is_of_a_trunk(k, alias or trunk, base)]:
+        raise UserError(
+            f"init file {path} is of another trunk: it has {len(foreign)} entries more "
+            f"({listed_keys(foreign)}); check model.name and model.backbone"
         )
     _check_shapes(trunk, state, path, base)
     new_head = [k for k in own if k.startswith(head) and (k not in state or state[k].shape != own[k].shape)]
@@ -108,8 +118,18 @@ def _without_base(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: str | Path, base: nn.Module) -> None:
     head = f"{getattr(base, 'head_name', '')}."
-    check_shapes(own, state, path, head=head, classes="dataset.n_classes", keys="model.name and model.width")
+    outputs = [len(value) for key, value in base.state_dict().items() if key.startswith(head)]
+    check_shapes(
+        own, state, path, count=outputs[-1], classes="dataset.n_classes", keys="model.name, model.backbone and model.width"
+    )
 
 
-def _matches(key: str, patterns: list[str]) -> bool:
+def _is_of_a_trunk(key: str, trunk: Iterable[str], base: DeepLab) -> bool:
+    """Return whether an entry belongs to a part the trunk has, such as a block too many, and not to a head or classifier."""
+    part = key.partition(".")[0]
+    parts = {name.partition(".")[0] for name in trunk} - {base.head_name, CAM_HEAD}
+    return part in parts and not _matches(key, cast(Trunk, base.backbone).classifier_keys)
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(key, pattern) for pattern in patterns)

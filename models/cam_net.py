@@ -105,6 +105,7 @@ class Trunk(Protocol):
 
     `head_modules` are layers of the trunk that learn at the head's rate (VGG-16's extra convolutions).
     `head_names` maps our head's module names to the published ones; `key_prefix` is what our key names have before theirs.
+    `classifier_keys` are patterns (fnmatch) of what its ImageNet files hold besides: the classifier over 1000 classes.
     """
 
     stride: int
@@ -114,6 +115,7 @@ class Trunk(Protocol):
     affinity_dim: int
     head_names: dict[str, str]
     key_prefix: str
+    classifier_keys: tuple[str, ...]
 
     @property
     def stem(self) -> list[nn.Module]: ...
@@ -259,6 +261,21 @@ class CamNetwork(nn.Module):
         return [p for gate in self._gates() for p in gate.parameters() if id(p) not in learning]
 
 
+def new_keys(network: nn.Module) -> list[str]:
+    """Return the keys of a network on a trunk (`backbone`) that no weight file of that trunk holds; none of any other network.
+
+    They are what stands outside of the trunk, its new layers (`Trunk.head_modules`), and suppression and attention.
+    """
+    if not hasattr(network, "backbone"):
+        return []
+    trunk = network.get_submodule("backbone")
+    names = [name for name, module in trunk.named_modules(prefix="backbone") if module in cast(Trunk, trunk).head_modules]
+    old = [key for key in network.state_dict() if key.startswith("backbone.")]
+    gates = network.gate_keys() if isinstance(network, CamNetwork) else []
+    old = [key for key in old if key not in gates and not any(key.startswith(f"{name}.") for name in names)]
+    return [key for key in network.state_dict() if key not in set(old)]
+
+
 def _feature_gates(gates: GateOptions, channels: int) -> nn.Sequential | None:
     """Return attention, then suppression of the trunk's features, or None."""
     wanted = (gates.attention_at(FEATURES, channels), gates.suppression_at(FEATURES, channels))
@@ -313,6 +330,6 @@ def cam_network(model: ModelConfig, num_classes: int) -> CamNetwork:
     )
     if model.checkpoint_activations:
         if not hasattr(network.backbone, "checkpoint_activations"):
-            raise ValueError(f"model.checkpoint_activations is for resnet38, not {model.backbone}; leave it false")
+            raise ValueError(f"model.checkpoint_activations is for ResNets, not {model.backbone}; leave it false")
         cast(Any, network.backbone).checkpoint_activations = True
     return network

@@ -137,26 +137,26 @@ def compile_inference(network: "nn.Module", device: "torch.device") -> None:
 
 
 def load_initial_weights(network: "nn.Module", cfg: Config, source: str = "global") -> None:
-    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (a trunk, the allowed keys may lack).
+    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (the whole trunk; heads start at random).
 
     Args:
         network: what to load into.
         cfg: the run.
         source: global or local, which network of a training checkpoint `train.init_from`.
     """
+    from models.cam_net import new_keys
     from utils.training.weights import load_weights, read_weights
 
     if cfg.train.init_from:
         load_weights(network, read_weights(cfg.train.init_from, source), source=cfg.train.init_from)
     elif cfg.model.pretrained:
-        # A trunk's weight file never has gates: they start at random.
-        gates = own() if callable(own := getattr(network, "gate_keys", None)) else []
+        classifier = getattr(_trunk(network), "classifier_keys", ())
         load_weights(
             network,
             read_weights(cfg.model.pretrained),
             source=cfg.model.pretrained,
-            allow_missing=[*cfg.model.allow_missing, *gates],
-            allow_unexpected=cfg.model.allow_unexpected,
+            allow_missing=[*cfg.model.allow_missing, *new_keys(network)],
+            allow_unexpected=[*cfg.model.allow_unexpected, *classifier],
         )
 
 

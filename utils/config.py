@@ -22,12 +22,16 @@ Schemas = type[Schema] | Callable[[Mapping[str, Any]], type[Schema]]
 # No configuration is as large.
 MOST_VALUES, MOST_DEPTH = 10_000, 20
 CONFIG_OPTIONS = ("--config", "--config-path", "-c")
+# Between key and value of an argument that a file's own value wins over.
+DEFAULT = "?="
 # How a training is started says nothing about what it follows from.
 STARTS = ("train.resume", "train.overwrite")
 
 
 def parse_schema_args(argv: list[str], doc: str, schema: Schemas[Schema]) -> Schema:
     """Turn `--config FILE [key=value ...]` into a checked `schema`; `--help` prints `doc` and every key, then exits.
+
+    `key?=value` is a default: it counts where neither the file, its bases nor another argument say anything.
 
     Raises:
         UserError: for a missing file, an unknown key, a wrong type or a value that is not among the choices.
@@ -103,7 +107,13 @@ class Update(NamedTuple):
 def _updates(path: str | Path | None, overrides: list[str] | None) -> list[Update]:
     """Return what the file, its bases first, and the overrides set."""
     files = [] if path is None else [_read_yaml(file) for file in _with_bases(Path(path))]
-    return files + [_parse_override(override) for override in overrides or []]
+    given = overrides or []
+    defaults = [_parse_override(each.replace(DEFAULT, "=", 1)) for each in given if _is_default(each)]
+    return defaults + files + [_parse_override(each) for each in given if not _is_default(each)]
+
+
+def _is_default(override: str) -> bool:
+    return override.partition("=")[0].endswith(DEFAULT[0])
 
 
 def _chosen(schema: Schemas[Schema], updates: list[Update]) -> type[Schema]:
@@ -161,7 +171,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def describe(doc: str, schema: type[Checked]) -> str:
     """Return `doc` followed by one entry per key: name, type, default, meaning and choices."""
-    lines = [doc.strip(), "", "keys (key=value overrides the YAML file):", ""]
+    lines = [doc.strip(), "", "keys (key=value overrides the YAML file, key?=value is used where it says nothing):", ""]
     for name, kind, default, metadata in _walk(schema):
         choices = f" One of: {', '.join(metadata['choices'])}." if metadata.get("choices") else ""
         within = f"; {limits}" if (limits := metadata.get("within", FINITE)) != FINITE else ""

@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 EXPANSION = 4
 STEM_CHANNELS = 64
@@ -85,21 +87,26 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Key names are torchvision's, so that its ImageNet weights load (allow `fc.*` as unexpected).
+    """Key names are torchvision's, so that its ImageNet weights load.
 
     Args:
         blocks: bottlenecks of the four stages, see `BLOCKS`.
         layout: see `ResNetLayout`.
+
+    Attributes:
+        checkpoint_activations: as of `models.backbones.resnet38.ResNet38`.
     """
 
     side_dims = (64, 128)
     affinity_dim = 192
     key_prefix = ""
     head_names: dict[str, str] = {}
+    classifier_keys = ("fc.*",)
 
     def __init__(self, blocks: tuple[int, ...] = BLOCKS[101], layout: ResNetLayout = TORCHVISION) -> None:
         super().__init__()
         self.layout = layout
+        self.checkpoint_activations = False
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS, momentum=layout.bn_momentum)
         self.relu = nn.ReLU(inplace=True)
@@ -138,7 +145,10 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         found = {"maxpool": x}
         for name in STAGES:
-            x = found[name] = self.get_submodule(name)(x)
+            for block in self.get_submodule(name).children():
+                recomputed = self.checkpoint_activations and torch.is_grad_enabled()
+                x = checkpoint(block, x, use_reentrant=False) if recomputed else block(x)
+            found[name] = x
         return tuple(found[name] for name in self.layout.outputs)
 
 

@@ -115,6 +115,7 @@ class ResNet38(nn.Module):
     stride = 8
     key_prefix = ""
     head_names = {"classifier": "fc8", "side_a": "f8_3", "side_b": "f8_4", "affinity": "f9"}
+    classifier_keys = ("linear1000.*",)
     suppression_places = tuple(STAGES)
     attention_places = ("b6", "b7")
 

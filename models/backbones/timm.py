@@ -40,10 +40,15 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"model.backbone 'timm:{name}' is unknown to timm {timm.__version__}; see timm.list_models()")
         try:
             self.network = timm.create_model(name, pretrained=False, num_classes=0, output_stride=output_stride)
-        except TypeError:
+        except (TypeError, AssertionError):  # it has one output stride only (VGG says so by assertion)
             self.network = timm.create_model(name, pretrained=False, num_classes=0)
         if not hasattr(self.network, "forward_intermediates"):
             raise ValueError(f"model.backbone 'timm:{name}' offers no intermediate features in timm {timm.__version__}")
+        classifier = getattr(self.network, "pretrained_cfg", {}).get("classifier") or ()
+        self.classifier_keys = tuple(f"{each}.*" for each in ([classifier] if isinstance(classifier, str) else classifier))
+        if hasattr(self.network, "pre_logits"):  # VGG's fully connected layers: of the classifier, and 120 million weights
+            self.network.pre_logits = nn.Identity()
+            self.classifier_keys += ("pre_logits.*",)
         quicken_depthwise(self.network)
         self.network.eval()
         with torch.no_grad():

@@ -47,7 +47,7 @@ FULLY = VggLayout(
 
 
 class Vgg16(nn.Module):
-    """Key names are torchvision's, so that its ImageNet weights load (allow `classifier.*` as unexpected).
+    """Key names are torchvision's, so that its ImageNet weights load.
 
     All convolutions have biases.
 
@@ -64,6 +64,7 @@ class Vgg16(nn.Module):
         "side_b": "fc_extra_4",
         "affinity": "extra_att_module",
     }
+    classifier_keys = ("classifier.*", "fc8*")  # torchvision's; the fully convolutional published one's
 
     def __init__(self, layout: VggLayout = CAM) -> None:
         super().__init__()

@@ -17,8 +17,9 @@ from models.cam_net import build_cam_network
 from tests.deeplab.test_network import GOLDEN
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from tests.golden_weights import filled
+from tests.scripts.test_build import SOURCES, library_file
 from utils.errors import UserError
-from utils.training.weights import load_weights, read_weights
+from utils.training.weights import published_state, save_weights
 
 
 def _network(tmp_path: Path, *overrides: str) -> MultiScale:
@@ -44,7 +45,9 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save(state, path)
     with pytest.raises(UserError, match=r"with dataset\.n_classes=4, this network has 6; set dataset\.n_classes=4"):
         load_checkpoint(_network(tmp_path, "dataset.n_classes=6"), path)
-    with pytest.raises(UserError, match=r"differ in shape, e\.g\. backbone.*check model\.name and model\.width"):
+    with pytest.raises(
+        UserError, match=r"differ in shape, e\.g\. backbone.*check model\.name, model\.backbone and model\.width"
+    ):
         load_checkpoint(_network(tmp_path, "model.width=0.125"), path)
     state["base.aspp.c0.weight"].fill_(float("inf"))
     torch.save(state, path)
@@ -123,40 +126,43 @@ def test_torchvision_vgg_is_renamed(tmp_path: Path) -> None:
     assert torch.equal(state["layer2.2.0.weight"], source.state_dict()["features.28.weight"])
 
 
-@pytest.mark.parametrize("backbone", ["resnet101", "resnet50", "vgg16"])
-def test_any_trunk_takes_torchvisions_file_and_trains(tmp_path: Path, backbone: str) -> None:
+@pytest.mark.parametrize("backbone", SOURCES)
+def test_any_trunk_takes_its_own_files_and_trains(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(0)
-    source = getattr(torchvision.models, backbone)(weights=None)
-    path = tmp_path / f"{backbone}.pth"
-    torch.save(source.state_dict(), path)
     cfg = DeepLabConfig()
     cfg.model.name, cfg.model.backbone, cfg.model.msc_scales = "DeepLabV2_Backbone_MSC", backbone, []
+    cfg.model.output_stride, cfg.model.width = 16, 0.0625
+    first_stage = build_cam_network(backbone, 3, width=0.0625, output_stride=16)
+    path = tmp_path / "final.pth"
+    save_weights(published_state(first_stage), path)
     network = build_deeplab(cfg)
-    message = load_initial(network, path, ["extra_convs.*", "backbone.extra_convs.*"])
-    assert "head starts at random" in message
-    first = "conv1.weight" if backbone.startswith("resnet") else "features.0.weight"
-    # As it is: such a network takes normalised RGB, as torchvision's do.
-    assert torch.equal(network.base.state_dict()[f"backbone.{first}"], source.state_dict()[first])
-    before = network.base.state_dict()[f"backbone.{first}"].clone()
+    assert "head starts at random" in load_initial(network, path, [])
+    own = {key: value for key, value in network.base.state_dict().items() if key.startswith("backbone.")}
+    assert all(torch.equal(value, first_stage.state_dict()[key]) for key, value in own.items())
+    if SOURCES[backbone]:
+        path = library_file(backbone, tmp_path / "library.pth")
+        assert "head starts at random" in load_initial(network, path, [])
+        published = torch.load(path, weights_only=True)
+        # As they are: such a network takes normalised RGB, as those of the libraries do.
+        first = next(value for value in published.values() if value.dim() == 4)
+        assert next(v for k, v in network.base.state_dict().items() if v.shape == first.shape).equal(first)
+    before = {key: value.clone() for key, value in network.named_parameters()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(
-            network.train()(torch.rand(1, 3, 65, 65))[0].mean((2, 3)), torch.tensor([1])
-        ).backward()
+        network.train()(torch.rand(2, 3, 65, 65))[0].square().mean().backward()
         optimizer.step()
-    assert not torch.equal(network.base.state_dict()[f"backbone.{first}"], before)
+    changed = {key.split(".")[1] for key, value in network.named_parameters() if not value.equal(before[key])}
+    assert changed == {"backbone", "aspp"}
 
 
-def test_torchvisions_file_is_a_cam_networks_trunk(tmp_path: Path) -> None:
-    source = torchvision.models.resnet101(weights=None)
-    torch.save(source.state_dict(), tmp_path / "resnet101.pth")
-    network = build_cam_network("resnet101", 3)
-    load_weights(
-        network,
-        read_weights(tmp_path / "resnet101.pth"),
-        source="resnet101.pth",
-        allow_missing=["head.*"],
-        allow_unexpected=["fc.*"],
-    )
-    assert torch.equal(network.backbone.get_parameter("layer4.2.conv3.weight"), source.layer4[2].conv3.weight)
+@pytest.mark.parametrize("name", ["DeepLabV2_Backbone_MSC", "DeepLabV2_ResNet101_MSC"])
+def test_blocks_the_trunk_does_not_have_are_another_trunks(tmp_path: Path, name: str) -> None:
+    """They were left out, and training began with a trunk cut short."""
+    path = library_file("resnet101", tmp_path / "resnet101.pth")
+    cfg = DeepLabConfig()
+    cfg.model.name, cfg.model.backbone, cfg.model.n_blocks = name, "resnet50", [3, 4, 6, 3]
+    with pytest.raises(
+        UserError, match=r"is of another trunk: it has 306 entries more \(.*check model\.name and model\.backbone"
+    ):
+        load_initial(build_deeplab(cfg), path, [])

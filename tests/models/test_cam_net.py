@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from models.backbones.resnet import ResNet
 from models.cam_net import CamNetwork, build_cam_network, propagate
 from tests.golden_weights import filled, values
 
@@ -111,3 +113,25 @@ def test_every_trunk_gives_maps_of_its_stride(backbone: str, stride: int) -> Non
 def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_cam_network(name, 3)
+
+
+def test_a_resnet_with_checkpointed_activations_learns_the_same() -> None:
+    torch.manual_seed(0)
+    network = CamNetwork(ResNet((1, 2, 1, 1)), 3)
+    images, gradients = torch.rand(2, 3, 65, 65), []
+    for checkpointed in (False, True):
+        cast(ResNet, network.backbone).checkpoint_activations = checkpointed
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network.train()(images)[1].square().sum()
+        network.zero_grad()
+        loss.backward()
+        gradients.append((sum(kept), [p.grad for p in network.parameters() if p.grad is not None]))
+    (whole, first), (less, second) = gradients
+    assert less < whole / 2
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))

@@ -15,7 +15,7 @@ from deeplab import crf, train
 from deeplab import predict as test
 from scripts import compare, evaluate_cams, gen_gt, make_cams, make_demo_data
 from scripts import train as train_l2g
-from scripts.build import load_config
+from scripts.build import load_config, parse_args
 from tests.tiny_data import write_tiny_voc
 from utils.config import load_schema
 
@@ -94,6 +94,28 @@ def test_the_name_of_a_run_is_taken_as_it_is_written(tmp_path: Path, name: str) 
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert f"CAM folder runs/{name}/ms/attention cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("which", "written", "variable", "fusion"),
+    [
+        ("voc", "", "", "saliency"),
+        ("voc", "threshold", "", "threshold"),
+        ("voc", "threshold", "saliency", "saliency"),
+        ("voc", "", "threshold", "threshold"),
+        ("coco", "threshold", "", "threshold"),
+    ],
+)
+def test_the_fusion_of_a_yaml_wins_over_the_scripts_and_the_variable_over_both(
+    tmp_path: Path, which: str, written: str, variable: str, fusion: str
+) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(f"base: {ROOT}/configs/l2g_{which}.yaml\n" + (f"pseudo: {{fusion: {written}}}\n" if written else ""))
+    environment = {**os.environ, "PYTHON": "echo", "CONFIG": str(config), "FUSION": variable}
+    done = subprocess.run([ROOT / f"gen_gt_{which}.sh"], capture_output=True, text=True, env=environment, check=True)
+    _, program, *arguments = done.stdout.split()
+    assert program == "scripts.gen_gt"
+    assert parse_args(arguments, "").pseudo.fusion == fusion
 
 
 @pytest.mark.timeout(900)  # some twenty programs, each of which has to start

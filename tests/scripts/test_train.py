@@ -348,7 +348,7 @@ def test_published_names_and_layout_on_request(tmp_path: Path) -> None:
     [
         ("train.published_name=a/b", "bare name"),
         ("model.checkpoint_activations=true model.freeze_bn=false", "needs model.freeze_bn=true"),
-        ("model.checkpoint_activations=true model.backbone=vgg16", "is for resnet38, not vgg16"),
+        ("model.checkpoint_activations=true model.backbone=vgg16", "is for ResNets, not vgg16"),
         ("train.learning_rate=1", "unknown key 'train.learning_rate'"),
         ("train.lr=fast", "train.lr"),
         ("model.backbone=resnet39", "resnet38"),

@@ -106,6 +106,17 @@ def test_help_names_keys_types_defaults_and_meanings(capsys: pytest.CaptureFixtu
         assert expected in printed
 
 
+def test_a_default_argument_loses_against_files_their_bases_and_other_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"base: {CONFIGS / 'l2g_voc_improved.yaml'}\npseudo: {{threshold: 0.3}}\n")
+    cfg = load_config(
+        path, ["train.lr=1", "pseudo.threshold?=0.5", "pseudo.fusion?=threshold", "train.lr?=2", "pseudo.workers?=3"]
+    )
+    assert (cfg.pseudo.threshold, cfg.pseudo.fusion, cfg.train.lr, cfg.pseudo.workers) == (0.3, "saliency", 1, 3)
+    with pytest.raises(UserError, match="unknown key 'pseudo.worker'"):
+        load_config(path, ["pseudo.worker?=3"])
+
+
 def test_an_empty_value_on_the_command_line_is_an_empty_text() -> None:
     cfg = load_config(CONFIGS / "l2g_voc_mini.yaml", ["model.pretrained=", "crf.image=True"])
     assert cfg.model.pretrained == ""

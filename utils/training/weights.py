@@ -190,7 +190,8 @@ def load_weights(
             f"{source} does not fit this network: {' and '.join(parts)}; check model.backbone, or allow them by pattern in "
             "model.allow_missing / model.allow_unexpected"
         )
-    check_shapes(own, state, source, head="head.", classes="data.num_classes", others=1, keys="model.backbone and model.width")
+    count = getattr(network, "num_classes", 0)
+    check_shapes(own, state, source, count=count, classes="data.num_classes", keys="model.backbone and model.width")
     fitting = {k: v for k, v in state.items() if k in own}
     if not any(not k.startswith("head.") for k in fitting):
         raise UserError(f"{source} holds nothing this network's trunk could use; check model.backbone")
@@ -226,10 +227,9 @@ def check_shapes(
     state: Mapping[str, Tensor],
     source: str | Path,
     *,
-    head: str,
+    count: int,
     classes: str,
     keys: str,
-    others: int = 0,
 ) -> None:
     """Refuse entries of another shape.
 
@@ -237,10 +237,9 @@ def check_shapes(
         own: entries of the network.
         state: what to load; entries the network lacks do not matter.
         source: file name for messages.
-        head: how names of layers begin that have one output a class.
-        classes: setting that says how many classes there are.
+        count: how many classes the network has; layers with as many outputs, or one more (background), belong to the classes.
+        classes: setting that says so.
         keys: settings that say how large the other layers are.
-        others: outputs of these layers that `classes` does not count.
 
     Raises:
         UserError: naming the setting to change.
@@ -248,12 +247,14 @@ def check_shapes(
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
     if not wrong:
         return
-    if all(k.startswith(head) and state[k].shape[1:] == own[k].shape[1:] for k in wrong):
-        found, expected = (side[wrong[0]].shape[0] - others for side in (state, own))
+    more = {state[k].shape[0] - own[k].shape[0] for k in wrong if own[k].dim() and state[k].dim()}
+    per_class = [k for k in wrong if own[k].shape[1:] == state[k].shape[1:] and own[k].shape[0] in (count, count + 1)]
+    if per_class == wrong and len(more) == 1:
+        found = count + more.pop()
         raise UserError(
-            f"{source} does not fit: it was trained with {classes}={found}, this network has {expected}; set {classes}={found}"
+            f"{source} does not fit: it was trained with {classes}={found}, this network has {count}; set {classes}={found}"
         )
-    key = next((k for k in wrong if not k.startswith(head)), wrong[0])
+    key = next((k for k in wrong if k not in per_class), wrong[0])
     found_shape, expected_shape = list(state[key].shape), list(own[key].shape)
     raise UserError(
         f"{source} does not fit: {len(wrong)} entries differ in shape, e.g. {key} is {found_shape}, expected {expected_shape}; "
