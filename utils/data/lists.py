@@ -253,8 +253,8 @@ def _paths(fields: list[str], where: str) -> tuple[str, Paths]:
     return _check_id(paths[0].stem, where, form), (image, labels[0] if labels else None)
 
 
-# Places lists are looked for, below dataset.root; the first three are published ones.
-LIST_PLACES = ("{}.txt", "ImageSets/SegmentationAug/{}.txt", "ImageSets/Segmentation/{}.txt")
+# Places lists are looked for, below dataset.root; the first three are published ones, the last gives ids (of COCO that is all).
+LIST_PLACES = ("{}.txt", "ImageSets/SegmentationAug/{}.txt", "ImageSets/Segmentation/{}.txt", "{}_cls.txt")
 # Users of the published files name splits that only exist under the other name.
 ALIASES = {"val_aug": "val", "val": "val_aug"}
 TRUTH_NAMES = ("SegmentationClassAug", "SegmentationClass")
