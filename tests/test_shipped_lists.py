@@ -59,7 +59,7 @@ def test_a_plain_tree_trains_at_once(tmp_path: Path, which: str) -> None:
     lists = {"voc": VOC, "coco": COCO}[which]
     shipped = [path for name in ("train_cls.txt", "val_cls.txt") for path in read_id_list(lists / name)]
     folder = {"voc": "SegmentationClassAug", "coco": "SegmentationClass"}[which]
-    root = _tree(tmp_path / "data", lists, shipped[:2000], folder)  # of COCO the first ones
+    root = _tree(tmp_path / "data", lists, shipped if which == "voc" else shipped[:2000], folder)
     if which == "coco":
         (root / "train_cls.txt").unlink()
         lines = (lists / "train_cls.txt").read_text().splitlines(keepends=True)
