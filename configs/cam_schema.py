@@ -13,7 +13,11 @@ class CamConfig(Checked):
     checkpoint: str = key(
         "${run_dir}/model/final.pth", "network to use: training checkpoint, weights export or published .pth", filled=True
     )
-    network: str = key("global", "which network of a training checkpoint", ("global", "local"))
+    network: str = key(
+        "global",
+        "which network of a training checkpoint: global; local of l2g; cnn, the branch of crt that refines",
+        ("global", "local", "cnn"),
+    )
     scales: list[float] = key([0.5, 1.0, 1.5, 2.0], "image scales averaged", within=POSITIVE)
     flip: bool = key(True, "average with the mirrored image")
     activation: str = key(
@@ -24,9 +28,9 @@ class CamConfig(Checked):
     )
     merge: str = key(
         "max",
-        "max: scores are averaged, cut at 0 and divided by their maximum (CAMs); mean: maps are masks in [0, 1], averaged as "
-        "they are (single-stage methods)",
-        ("max", "mean"),
+        "max: scores are averaged, cut at 0 and divided by their maximum (CAMs); sum: they are cut at 0 in each scale and "
+        "mirror image, then added (IRN, CRT); mean: maps are masks in [0, 1], averaged as they are (single-stage methods)",
+        ("max", "sum", "mean"),
     )
     pad_size: list[int] = key(
         [], "height and width that scaled images are centred in, pixels, mean colour around; empty: none (WS-FCN: 1024, 1024)"
@@ -74,6 +78,10 @@ class CamConfig(Checked):
                 (len(v) in (0, 2) and all(x > 0 for x in v), f"{name}{k} is {v}, expected two positive numbers or none")
                 for k, v in pairs.items()
             ],
+            (
+                self.merge != "sum" or self.activation == "relu",
+                f"{name}merge=sum cuts scores at 0; set {name}activation=relu, or {name}merge=max",
+            ),
             (self.label_power == 0 or masks, f"{name}label_power needs a background mask; set {name}merge=mean, or 0"),
             (
                 not masks or (self.activation == "relu" and not self.refine_dir),

@@ -23,8 +23,8 @@ class SampleConfig(Checked):
         "short",
         "short: short side to short_side, then a crop; square: to input_size^2, aspect lost; area: a random part of the "
         "picture, by area_scale and aspect, to input_size^2 (published WS-FCN); scale: both sides times a factor of "
-        "scale_jitter, then a crop (IRN); long: long side to one of long_side, then a crop (CRT)",
-        ("short", "square", "area", "scale", "long"),
+        "scale_jitter, then a crop (IRN); long: long side to one of long_side, then a crop (CRT); none: a crop",
+        ("short", "square", "area", "scale", "long", "none"),
     )
     long_side: list[int] = key([210, 420], "range of the random long side, pixels (resize=long)", within=SIDE)
     area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture (resize=area)", within=SHARE)
@@ -34,8 +34,8 @@ class SampleConfig(Checked):
     short_side: int = key(512, "short side after resizing, pixels (resize=short)", within=SIDE)
     crop: str = key(
         "swapped",
-        "swapped: width and height swapped, black padding (published); correct: a real random crop",
-        ("swapped", "correct"),
+        "swapped: width and height swapped, black padding (published); correct: a real random crop; top_left: that corner",
+        ("swapped", "correct", "top_left"),
     )
     fill: str = key(
         "black", "colour outside of the picture: black, or mean: the mean colour, 0 once normalised", ("black", "mean")

@@ -230,8 +230,9 @@ class ValidationConfig:
     ties: bool = key(True, "an equal score replaces the best one (WS-FCN); false: only a higher one (1-Stage)")
     views: str = key(
         "fixed",
-        "fixed: the same view of each image every time; random: drawn anew as for training, so scores are noisy (published)",
-        ("fixed", "random"),
+        "fixed: the same view of each image every time; random: drawn anew as for training, so scores are noisy (published); "
+        "corner: the top left input_size^2 pixels, neither resized nor mirrored (published CRT)",
+        ("fixed", "random", "corner"),
     )
     snapshots: int = key(
         0,

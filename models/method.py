@@ -139,12 +139,17 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def pretrained(cls, cfg: Config) -> dict[str, str]:
+        """Return checkpoint key -> weight file of that network's trunk, where it is not `model.pretrained`; "": none."""
+        return {}
+
+    @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> nn.Module:
         """Build, with random weights, the `ScoreNetwork` that CAMs come from.
 
         Args:
             cfg: the run.
-            network: global or local, `cam.network`.
+            network: global, or another of the method's networks, `cam.network`.
 
         Raises:
             ValueError: for settings that do not go together, e.g. a reading of the scores the network did not learn.

@@ -114,9 +114,10 @@ def build_method(cfg: Config, device: "torch.device", *, initial: bool = True) -
 
     with user_errors():
         method = find_method(cfg.method)(cfg)
-    for index, network in enumerate(method.networks().values()):
+    files = method.pretrained(cfg)
+    for key, network in method.networks().items():
         if initial:
-            load_initial_weights(network, cfg, cfg.train.init_local if index else "global")
+            load_initial_weights(network, cfg, key, files.get(key))
         network.to(device).to(memory_format=training_format(network, device))
         if cfg.compile:
             compile_in_place(_trunk(network), device, sizes_vary=False)  # crops and losses stay uncompiled
@@ -136,25 +137,28 @@ def compile_inference(network: "nn.Module", device: "torch.device") -> None:
     compile_in_place(_trunk(network), device, sizes_vary=True)
 
 
-def load_initial_weights(network: "nn.Module", cfg: Config, source: str = "global") -> None:
-    """Load `train.init_from` (a whole network, strict) or else `model.pretrained` (the whole trunk; heads start at random).
+def load_initial_weights(network: "nn.Module", cfg: Config, key: str = "state_dict", pretrained: str | None = None) -> None:
+    """Load `train.init_from` (a whole network, strict) or else a weight file of the whole trunk; heads start at random.
 
     Args:
         network: what to load into.
         cfg: the run.
-        source: global or local, which network of a training checkpoint `train.init_from`.
+        key: its name in checkpoints; `train.init_local` says which network of `train.init_from` the local one starts from.
+        pretrained: the trunk's file, "": none; None: `model.pretrained`.
     """
     from models.cam_net import new_keys
-    from utils.training.weights import load_weights, read_weights
+    from utils.training.weights import NETWORK_KEYS, load_weights, read_weights
 
     if cfg.train.init_from:
+        source = next(name for name, dictionary in NETWORK_KEYS.items() if dictionary == key)
+        source = cfg.train.init_local if source == "local" else source
         load_weights(network, read_weights(cfg.train.init_from, source), source=cfg.train.init_from)
-    elif cfg.model.pretrained:
+    elif pretrained := cfg.model.pretrained if pretrained is None else pretrained:
         classifier = getattr(_trunk(network), "classifier_keys", ())
         load_weights(
             network,
-            read_weights(cfg.model.pretrained),
-            source=cfg.model.pretrained,
+            read_weights(pretrained),
+            source=pretrained,
             allow_missing=[*cfg.model.allow_missing, *new_keys(network)],
             allow_unexpected=[*cfg.model.allow_unexpected, *classifier],
         )

@@ -114,6 +114,7 @@ def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[Sized
         refine=bool(cam.refine_dir),
         background=cfg.data.num_classes if masks or cam.activation == "softmax" else None,
         masks=masks,
+        summed=cam.merge == "sum",
         label_power=cam.label_power,
         pad_size=tuple(cam.pad_size),
         crop_size=tuple(cam.crop_size),

@@ -12,13 +12,14 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig
 from models.cam_net import batch_norms
-from models.method import Method
+from models.method import Method, find_method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.classes import resolve_class_names
@@ -56,7 +57,8 @@ def run(cfg: Config) -> int:
         UserError: for wrong input, an output folder in use, or a loss that is not finite.
     """
     run_dir, model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
-    inputs = [cfg.data.root, cfg.data.train_list, cfg.train.init_from, cfg.model.pretrained, cfg.settings.paste.bank]
+    weights = [cfg.train.init_from, cfg.model.pretrained, *find_method(cfg.method).pretrained(cfg).values()]
+    inputs = [cfg.data.root, cfg.data.train_list, *weights, cfg.settings.paste.bank]
     replaced = [run_dir] if cfg.train.overwrite else []
     with training_session(cfg, model_dir, replaced=replaced, inputs=inputs) as (place, stop):
         if not replaced:
@@ -125,7 +127,8 @@ def build_validation(cfg: Config, method: Method) -> Validation | None:
     wanted = cfg.validation
     if not wanted.image_list:
         return None
-    sample = replace(cfg.settings, paste=PasteConfig())
+    corner: dict[str, Any] = {"resize": "none", "crop": "top_left", "flip": False} if wanted.views == "corner" else {}
+    sample = replace(cfg.settings, paste=PasteConfig(), **corner)
     lists = {"val": replace(cfg.data, train_list=wanted.image_list)}
     if wanted.log_list:
         known = cfg.data.label_list if holds_paths(cfg.data.train_list) else cfg.data.train_list
@@ -139,7 +142,7 @@ def build_validation(cfg: Config, method: Method) -> Validation | None:
         wanted.every,
         wanted.from_epoch,
         wanted.ties,
-        wanted.views == "fixed",
+        wanted.views != "random",
         wanted.snapshots,
     )
 

@@ -49,6 +49,11 @@ SMALL = {
         "validation.image_list=",
         "validation.log_list=",
     ],
+    "crt": [
+        *("crt.input_size=32", "crt.long_side=[24,40]", "crt.vit.depth=2", "crt.vit.width=16", "crt.vit.heads=2"),
+        *("crt.vit.patch=8", "crt.vit.tile=16", "crt.vit.tile_stride=8", "crt.vit.passes=2", "crt.vit.pretrained="),
+        *("crt.cnn_frozen=[]", "model.backbone=resnet38", "validation.image_list="),
+    ],
 }
 
 

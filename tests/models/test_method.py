@@ -18,7 +18,7 @@ from utils.data.samples import ViewDataset
 from utils.errors import UserError
 from utils.training.optim import build_optimizer
 
-METHODS = ["l2g", "cam", "wsfcn", "onestage", "bsl"]
+METHODS = ["l2g", "cam", "wsfcn", "onestage", "bsl", "crt"]
 
 
 def _config(tmp_path: Path, name: str, *overrides: str) -> Config:

@@ -50,8 +50,10 @@ class CamSettings:
     classes (softmax), or the maps are masks; None cuts negative scores instead (published).
 
     `masks`: the maps are masks in [0, 1], averaged as they are; label maps then weigh them against the background mask to the
-    power of `label_power`, or `label_threshold` where that is 0. `pad_size`, `crop_size`, `crop_grid`: (rows, columns), see
-    section `cam`; empty: none. `any_view`: predicted classes are those of any scale or flip, and there may be none.
+    power of `label_power`, or `label_threshold` where that is 0. `summed`: CAMs are the full-size `SeedMaps`.
+
+    `pad_size`, `crop_size`, `crop_grid`: (rows, columns), see section `cam`; empty: none. `any_view`: predicted classes are
+    those of any scale or flip, and there may be none.
     """
 
     flip: bool
@@ -60,6 +62,7 @@ class CamSettings:
     refine: bool = False
     background: int | None = None
     masks: bool = False
+    summed: bool = False
     label_power: float = 0.0
     pad_size: tuple[int, ...] = ()
     crop_size: tuple[int, ...] = ()
@@ -98,7 +101,7 @@ def infer_batch(
         for images in scales:
             score_map, logits = _whole(network, images, channels, settings)
             maps.append(average_mirrored(score_map) if settings.flip else score_map)
-            if settings.refine:
+            if settings.refine or settings.summed:
                 positive.append(add_mirrored(score_map) if settings.flip else score_map.clamp_min(0))
             scores += logits.chunk(2) if settings.flip else [logits]
     if settings.score_threshold is not None:
@@ -106,11 +109,14 @@ def infer_batch(
         strongest = every.amax(dim=0) if settings.any_view else every.mean(dim=0)
         classes = predict_classes(strongest, settings.score_threshold, one_at_least=not settings.any_view)
     columns = {k: k for k in range(maps[0].shape[1])} if wanted is None else {k: i for i, k in enumerate(wanted)}
-    done = _finish(maps, size, classes, columns, settings)
+    chosen = [[columns[k] for k in present] for present in classes] if positive else []
+    refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
+    if settings.summed:
+        done = [_image(present, summed.high, None, settings) for present, summed in zip(classes, refined, strict=True)]
+    else:
+        done = _finish(maps, size, classes, columns, settings)
     if not settings.refine:
         return done
-    chosen = [[columns[k] for k in present] for present in classes]
-    refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
 
 

@@ -165,6 +165,8 @@ def _half(maps: Tensor) -> NDArray[np.float16]:
 
 
 def _sum_at(score_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    if not len(score_maps[0]):  # an image of no class has no map to resize
+        return score_maps[0].new_zeros(0, *size)
     resized = [F.interpolate(m[None], size=size, mode="bilinear", align_corners=False)[0] for m in score_maps]
     return torch.stack(resized).sum(dim=0)
 

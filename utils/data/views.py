@@ -24,7 +24,11 @@ from utils.data.transforms import (
     true_crop_box,
 )
 
-_CROP_BOXES = {"swapped": published_crop_box, "correct": true_crop_box}
+_CROP_BOXES = {
+    "swapped": published_crop_box,
+    "correct": true_crop_box,
+    "top_left": lambda rng, size, side: (0, 0, side, side),
+}
 _FLIP_CHANCE = 0.5
 
 
@@ -81,8 +85,8 @@ class View:
 def draw_view(sample: SampleConfig, size: Size, rng: random.Random) -> View:
     """Draw a view by `sample.resize`, in the published order.
 
-    Drawn are: short: scale (if varied), crop x, crop y, flip (if on); square: flip; area: see `area_crop_box`, flip; scale and
-    long: factor or side, flip, crop x, crop y.
+    Drawn are: short: scale (if varied), crop x, crop y, flip (if on); square: flip; area: see `area_crop_box`, flip; scale,
+    long and none: factor or side (none: nothing), flip, crop x, crop y.
 
     Args:
         sample: geometry.
@@ -100,9 +104,10 @@ def draw_view(sample: SampleConfig, size: Size, rng: random.Random) -> View:
         resized = short_side_size(size, round(sample.short_side * (rng.uniform(low, high) if low < high else low)))
         box = _CROP_BOXES[sample.crop](rng, resized, side)
         return View(None, resized, box, _flips(sample, rng))
+    resized = size
     if sample.resize == "scale":
         resized = scaled_size(size, rng.uniform(*sample.scale_jitter))
-    else:
+    elif sample.resize == "long":
         resized = long_side_size(size, rng.randint(sample.long_side[0], sample.long_side[1]))
     mirrored = sample.flip and bool(rng.getrandbits(1))
     x1, y1, x2, y2 = _CROP_BOXES[sample.crop](rng, resized, side)

@@ -119,7 +119,7 @@ def validate(
     for keys, batch in zip(batches, progress(loader, len(batches), what, show=place.is_main), strict=True):
         with autocast():
             output = module(to_device(batch))
-        for name, value in output["losses"].items():
+        for name, value in {"loss": output["loss"], **output["losses"]}.items():
             sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value.float() * (len(keys) * weight)
         if "scores" in output:
             if scores is None:

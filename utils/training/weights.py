@@ -13,12 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from utils.errors import SPACE, UserError
+from utils.errors import SPACE, UserError, user_errors
 from utils.files import atomic_path
 from utils.training.mxnet import read_params
 
 LISTED_KEYS = 10
-NETWORK_KEYS = {"global": "state_dict", "local": "local_dict"}
+NETWORK_KEYS = {"global": "state_dict", "local": "local_dict", "cnn": "cnn_dict"}
+# DeiT's and MAE's releases hold their network under this name.
+RELEASED = "model"
 # res2a -> b2, res2b1 -> b2_1; the branch keeps its name.
 _BLOCK = re.compile(r"^(res|bn)(\d)([a-z])(\d*)_(branch\w+?)_(\w+)$")
 _LEAVES = {
@@ -40,8 +42,13 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def own_state(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under the network's own names, where it knows the published ones (`from_published`)."""
-    return dict(getattr(network, "from_published", dict)(state))
+    """Return weights under the network's own names, where it knows the published ones (`from_published`).
+
+    Raises:
+        UserError: where names that mean the same weights hold different ones.
+    """
+    with user_errors():
+        return dict(getattr(network, "from_published", dict)(state))
 
 
 def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]:
@@ -49,8 +56,9 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
 
     Args:
         path: MXNet `.params` (ResNet-38 names are translated), `.safetensors`, or anything `torch.load(weights_only=True)`
-            reads: a plain state dict, or a training checkpoint (ours or published) with `state_dict` and `local_dict`.
-        network: global or local, which part of a training checkpoint.
+            reads: a plain state dict, one under `model` (DeiT), or a training checkpoint (ours or published) with `state_dict`
+            and others.
+        network: which part of a training checkpoint, a key of `NETWORK_KEYS`.
 
     Returns:
         key -> tensor, any `module.` prefix removed.
@@ -169,17 +177,23 @@ def load_weights(
         state: from `read_weights`.
         source: file name for messages.
         allow_missing: fnmatch patterns of network keys that may keep their present values.
-        allow_unexpected: fnmatch patterns of file keys that may be ignored.
+        allow_unexpected: fnmatch patterns of file keys that may be ignored. A key that fits both patterns is also ignored where
+            only its shape differs: another data set's classifier of the same name (DeiT).
 
     Raises:
         UserError: listing missing, unexpected or wrongly shaped keys.
     """
     own = network.state_dict()
-    state = own_state(network, state)
+    allow_missing, allow_unexpected = list(allow_missing), list(allow_unexpected)
+    state = {
+        key: value
+        for key, value in own_state(network, state).items()
+        if key not in own or value.shape == own[key].shape or not (_fits(key, allow_missing) and _fits(key, allow_unexpected))
+    }
     # Counters of BatchNorm came with torch 0.4; older files lack them and nothing here reads them.
     optional = [*allow_missing, "*.num_batches_tracked"]
-    missing = [k for k in own if k not in state and not any(fnmatch(k, p) for p in optional)]
-    unexpected = [k for k in state if k not in own and not any(fnmatch(k, p) for p in allow_unexpected)]
+    missing = [k for k in own if k not in state and not _fits(k, optional)]
+    unexpected = [k for k in state if k not in own and not _fits(k, allow_unexpected)]
     if missing or unexpected:
         parts = [
             f"{len(keys)} {kind} keys ({listed_keys(keys)})"
@@ -196,6 +210,10 @@ def load_weights(
     if not any(not k.startswith("head.") for k in fitting):
         raise UserError(f"{source} holds nothing this network's trunk could use; check model.backbone")
     network.load_state_dict({**own, **fitting})
+
+
+def _fits(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def _load(path: Path) -> Any:
@@ -215,7 +233,9 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
         if not isinstance(content.get(key), dict):
             raise UserError(f"{path} holds no {network} network; use a training checkpoint that does (model/last.pth)")
         content = content[key]
-    elif network != "global":
+    elif isinstance(content, dict) and isinstance(content.get(RELEASED), dict):
+        content = content[RELEASED]
+    elif network == "local":  # made like the global one, so its keys would not tell
         raise UserError(f"{path} holds one network only, no {network} one; use a training checkpoint (model/last.pth)")
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise UserError(f"{path} holds no state dict; expected names and tensors")

@@ -11,6 +11,7 @@ from utils.data.loading import MultiScaleDataset, build_loader
 from utils.errors import UserError
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "msf_cam_merge.npz")
+GOLDEN_CRT = Path(__file__).parents[2] / "golden" / "crt" / "msf_loader.npz"
 SCALES = (0.5, 1.0, 1.5, 2.0)
 LABELS = {"2007_000001": (3, 14), "2007_000002": (0,)}
 
@@ -33,6 +34,17 @@ def test_published_inputs(data: DataConfig) -> None:
     for index, view in passes.items():
         np.testing.assert_allclose(view[:, ::5, ::5].numpy(), GOLDEN[f"real_in_{index}_slice"], rtol=0, atol=0.02)
         np.testing.assert_allclose(view.double().sum(), GOLDEN[f"real_in_{index}_stats"][0], rtol=1e-3)
+
+
+def test_published_inputs_at_seven_scales(tmp_path: Path) -> None:
+    golden = np.load(GOLDEN_CRT)
+    (tmp_path / "JPEGImages").mkdir()
+    Image.fromarray(golden["image"]).save(tmp_path / "JPEGImages" / "2007_000032.jpg", "PNG")
+    dataset = MultiScaleDataset(DataConfig(root=str(tmp_path), workers=0), golden["scales"].tolist(), {"2007_000032": (0,)})
+    for index, view in enumerate(dataset[0]["scales"]):
+        assert (2, *view.shape) == tuple(golden[f"scale{index}_shape"])
+        pair = np.stack([view[:, ::9, ::11], view.flip(-1)[:, ::9, ::11]])
+        np.testing.assert_allclose(pair, golden[f"scale{index}_slice"], rtol=0, atol=0.02)  # a grey level
 
 
 def test_items(data: DataConfig) -> None:

@@ -30,6 +30,11 @@ def test_published_view_of_the_classifier(number: int) -> None:
     np.testing.assert_allclose(_pixels(view)[:, ::5, ::5], GOLDEN[f"cls_out{number}"], rtol=0, atol=1e-5)
 
 
+def test_published_view_of_validation() -> None:
+    pixels = _pixels(draw_view(replace(COMMON, resize="none", crop="top_left", flip=False), (101, 75), random.Random(0)))
+    np.testing.assert_allclose(pixels[:, ::5, ::5], GOLDEN["val_topleft"], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_published_view_of_the_affinity_network(number: int) -> None:
     view = draw_view(AFFINITY, (101, 75), random.Random(int(GOLDEN[f"aff_seed{number}"])))

@@ -10,6 +10,7 @@ from models.method import interleaved_groups
 from utils.training.optim import Schedule, build_optimizer, set_learning_rate
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "lr_schedule.npz")
+GOLDEN_CRT = Path(__file__).parents[2] / "golden" / "crt" / "poly_optimizer.npz"
 
 
 def _groups() -> dict[str, list[torch.nn.Parameter]]:
@@ -29,6 +30,24 @@ def test_poly_schedule_and_its_strange_momentum_equal_published() -> None:
         optimizer.step()
     after = [g["params"][0].item() for g in optimizer.param_groups]
     np.testing.assert_allclose(after, np.ravel(GOLDEN["poly_params_after"]), rtol=1e-5)
+
+
+def test_poly_schedule_of_crt_with_its_decay_as_momentum_equals_published() -> None:
+    """Two groups, 8 steps of which the last two lie beyond the planned 6: the rate stays."""
+    golden = np.load(GOLDEN_CRT)
+    start, steps = torch.from_numpy(golden["init"]), int(golden["max_step"])
+    parameters = [torch.nn.Parameter(row.clone()) for row in start]
+    groups = [{"params": [p], "lr_scale": scale} for p, scale in zip(parameters, (1.0, 10.0), strict=True)]
+    momentum, decay = float(golden["sgd_momentum"]), float(golden["weight_decay"][0])
+    optimizer = build_optimizer(groups, kind="sgd", lr=0.1, weight_decay=decay, momentum=momentum)
+    schedule = Schedule("poly", power=0.9)
+    for step, (gradients, after) in enumerate(zip(golden["grads"], golden["trajectory"], strict=True)):
+        set_learning_rate(optimizer, schedule.rate(0.1, epoch=0, step=step, steps=steps))
+        np.testing.assert_allclose([g["lr"] for g in optimizer.param_groups], golden["lrs"][step], rtol=1e-6)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.from_numpy(gradient)
+        optimizer.step()
+        np.testing.assert_allclose([p.detach().numpy() for p in parameters], after, rtol=0, atol=1e-6)
 
 
 def test_step_schedule_equals_published() -> None:

@@ -1,0 +1,58 @@
+"""CRT through the programs: training, resuming, CAMs of both branches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import Config
+from scripts import evaluate_cams, make_cams, train
+from tests.tiny_data import tiny_config
+
+VALIDATED = ("validation.image_list=${data.train_list}", "validation.views=corner")
+
+
+def _config(tmp_path: Path, *overrides: str) -> Config:
+    return tiny_config(tmp_path, "method=crt", "train.save_every=0", "train.lr=0.01", *overrides)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Config:
+    cfg = _config(tmp_path, "train.epochs=3", *VALIDATED)
+    assert train.run(cfg) == 0
+    return cfg
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    for run, lengths in (("again", (1, 2)), ("whole", (2,))):
+        for epochs in lengths:
+            settings = [f"run_dir={tmp_path / run}", f"train.epochs={epochs}", "train.schedule=step", "train.decay_epochs=[]"]
+            assert train.run(_config(tmp_path, *settings, "train.resume=auto")) == 0
+    found, expected = (torch.load(tmp_path / run / "model" / "last.pth", weights_only=True) for run in ("again", "whole"))
+    for key in ("state_dict", "cnn_dict"):
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
+
+
+def test_the_first_epoch_has_no_l1_term_and_both_branches_are_kept(trained: Config) -> None:
+    log = (Path(trained.run_dir) / "log.txt").read_text()
+    first, rest = log.split("refinement of the transformer begins")
+    assert "cls_vit" in first and "l1" not in first and "l1" in rest
+    checkpoint = torch.load(Path(trained.run_dir) / "model" / "last.pth", weights_only=True)
+    final = torch.load(Path(trained.run_dir) / "model" / "final.pth", weights_only=True)
+    assert final.keys() == checkpoint["state_dict"].keys() and "blocks.0.attn.qkv.weight" in final
+    assert "classifier.weight" in checkpoint["cnn_dict"] and "newly_added.0.weight" in checkpoint["cnn_dict"]
+
+
+@pytest.mark.parametrize("network", ["global", "cnn"])
+def test_cams_of_a_branch(trained: Config, network: str) -> None:
+    trained.cam.network, trained.cam.dir = network, f"{trained.run_dir}/{network}/cams"
+    trained.cam.checkpoint = f"{trained.run_dir}/model/last.pth"
+    trained.eval.cam_dir, trained.cam.scales = trained.cam.dir, [1.0, 0.5]
+    assert make_cams.run(trained)["done"] == 6
+    assert make_cams.run(trained)["skipped"] == 6
+    with np.load(next(Path(trained.cam.dir).glob("*.npz"))) as found:
+        assert found["cam"].dtype == np.float32 and 0 <= found["cam"].min() <= found["cam"].max() <= 1
+    trained.data.eval_list = f"{trained.data.root}/train_aug.txt"
+    evaluate_cams.run(trained)
+    assert Path(trained.eval.out).exists()
