@@ -123,6 +123,12 @@ class PseudoConfig(Checked):
     out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png", filled=True)
     cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped", within=UNIT)
     conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)", within=UNIT)
+    conflict_counts: str = key(
+        "all",
+        "which scores may make such a conflict: all: background's 1 - saliency too (published: a class above 0.9 where saliency "
+        "is below 0.1 is ignored); classes: those of classes only",
+        ("all", "classes"),
+    )
     salient: int = key(32, "fusion=saliency: background pixels at least this salient are ignored, of 255", within=GREY)
     cam_salient: float = key(0.8, "fusion=saliency: background pixels with a CAM above are ignored", within=UNIT)
     min_foreground: float = key(0.01, "fusion=saliency: images with a smaller labelled share are ignored entirely", within=UNIT)

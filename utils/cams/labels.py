@@ -123,9 +123,10 @@ def fuse_saliency(
 
     With s = saliency / 255 the background scores 1 - s, each class its CAM scaled to [0, 1] over the image
     ((x - min) / (max - min); a constant map scores 0), or 0 below `cam_floor`. The highest score wins; background wins ties,
-    then the lower class. A pixel is ignored when more than one class is above `conflict`, or when it came out as background
-    although its saliency is at least `salient` / 255 or some class is above `cam_salient`. An image whose labelled
-    foreground covers less than `min_foreground` of it is ignored entirely.
+    then the lower class. A pixel is ignored when more than one score is above `conflict` (background's counts with
+    `conflict_counts=all`, as published), or when it came out as background although its saliency is at least `salient` / 255
+    or some class is above `cam_salient`. An image whose labelled foreground covers less than `min_foreground` of it is ignored
+    entirely.
 
     Args:
         classes: present classes, 0-based ascending.
@@ -141,7 +142,7 @@ def fuse_saliency(
     # (255 - saliency) / 255, not 1 - saliency / 255: correctly rounded, so that equal scores are equal in float32.
     best = (np.uint8(MAX_GREY) - saliency).astype(np.float32) / np.float32(MAX_GREY)
     labels = np.full(saliency.shape, BACKGROUND, np.uint8)
-    confident = np.zeros(saliency.shape, np.uint8)
+    confident = ((best > np.float32(rule.conflict)) & (rule.conflict_counts == "all")).astype(np.uint8)
     doubtful = saliency >= rule.salient
     scores = np.zeros((len(classes) + 1, *saliency.shape), np.float32) if refine is not None else None
     if scores is not None:
