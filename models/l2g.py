@@ -42,6 +42,12 @@ class L2GSettings(SampleConfig):
     kd_weight: float = key(
         10.0, "weight of the transfer loss, mean squared error over all channels (published: 10, COCO 30)", within=NOT_NEGATIVE
     )
+    kd_accumulate: str = key(
+        "sum",
+        "with train.iter_size > 1: sum: a step adds up the transfer losses of its batches, which so weigh iter_size times as "
+        "much (published); mean: averages them, as all others",
+        ("sum", "mean"),
+    )
     bg_threshold: float = key(0.001, "winner score above which a cell takes part in the target", within=NOT_NEGATIVE)
     background_target: str = key(
         "indicator",
@@ -176,7 +182,8 @@ class Transfer(nn.Module):
         labels = batch.get("local_labels", batch["labels"])
         cls_local = F.multilabel_soft_margin_loss(local_logits.float(), labels.repeat_interleave(patches, dim=0))
         cls_global = self._global_classification(global_map, global_logits, batch)
-        loss, losses = kd + cls_local, {"kd": kd, "cls_local": cls_local, "cls_global": cls_global}
+        times = batch.get("window", 1) if settings.kd_accumulate == "sum" else 1  # the trainer takes the mean
+        loss, losses = times * kd + cls_local, {"kd": kd, "cls_local": cls_local, "cls_global": cls_global}
         if settings.global_cls_weight:
             loss = loss + settings.global_cls_weight * cls_global
         if settings.background_row == "train":

@@ -25,7 +25,8 @@ class Batch(TypedDict, total=False):
 
     images (B, 3, S, S) float32, normalised RGB; saliency (B, 1, S, S) in [0, 1]; labels (B, C), 1 for present classes; boxes
     (B, K, 4) int64 on the CPU, [x1, y1, x2, y2] in pixels, where the settings ask for local views; local_labels (B, C) where
-    the local views are classified as something else (paste.leak_labels); id: names of the images.
+    the local views are classified as something else (paste.leak_labels); id: names of the images; window: mini-batches of the
+    optimiser step, over which the trainer takes the mean of their losses.
     """
 
     images: Tensor
@@ -34,6 +35,7 @@ class Batch(TypedDict, total=False):
     boxes: Tensor
     local_labels: Tensor
     id: list[str]
+    window: int
 
 
 class _StepOutput(TypedDict):

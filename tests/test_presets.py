@@ -21,7 +21,7 @@ OURS = {"improved", "mini", "demo"}
 # What computes as published, of all stages and of each; the improved presets' values.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "first": {"precision": "fp32", "pseudo.conflict_counts": "all"},
-    "segmentation": {"precision": "fp32", "crf.image": "published"},
+    "segmentation": {"precision": "fp32", "crf.image": "published", "train.loss": "ce"},
 }
 IMPROVED: dict[str, dict[str, Any]] = {
     "first": {"precision": "auto"},
@@ -57,14 +57,18 @@ def test_the_rule_tells_them_apart() -> None:
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if is_published(p)], ids=lambda path: path.stem)
 def test_published_presets_are_published(path: Path) -> None:
-    expected = PUBLISHED[stage_of(path)]
-    assert expected.items() <= settings_of(path).items()
+    settings = settings_of(path)
+    assert PUBLISHED[stage_of(path)].items() <= settings.items()
+    assert settings.get("l2g.kd_accumulate", "sum") == "sum"
+    assert settings.get("train.untrained_fov", False) == (settings.get("model.name") == "DeepLabV1_ResNet101_MSC")
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if "improved" in p.stem], ids=lambda path: path.stem)
 def test_improved_presets_are_improved(path: Path) -> None:
-    expected = IMPROVED[stage_of(path)]
-    assert expected.items() <= settings_of(path).items()
+    settings = settings_of(path)
+    assert IMPROVED[stage_of(path)].items() <= settings.items()
+    assert settings.get("l2g.kd_accumulate", "mean") == "mean"
+    assert not settings.get("train.untrained_fov", False)
 
 
 @pytest.mark.parametrize(("stage", "name"), [("first", "mine.yaml"), ("segmentation", "mine_dplv2.yaml")])

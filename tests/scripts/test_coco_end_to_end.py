@@ -50,7 +50,7 @@ def test_official_files_to_pseudo_labels(tmp_path: Path) -> None:
         with Image.open(data / "pseudo_seg_labels" / f"{image_id}.png") as label:
             assert label.size == SIZE
             assert set(np.unique(np.asarray(label)).tolist()) <= {0, *(k + 1 for k in classes)}
-    # The published program asked for train.txt, which was never supplied.
+    # The list the published label generation reads: the ids of train_cls.txt, with paths.
     assert read_id_list(data / "train.txt") == list(labels)
     assert image_name("train2014", 3) in labels
     assert len((data / "labels.txt").read_text().splitlines()) == 81

@@ -101,9 +101,11 @@ def _add_image(root: Path) -> None:
     (root / "train_cls.txt").write_text("\n".join([*lines, lines[0].replace("img_000", "img_100")]) + "\n")
 
 
-def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
-    settings = ("train.epochs=1", "train.momentum=0", "train.weight_decay=0")
-    large = tiny_config(tmp_path, f"run_dir={tmp_path / 'large'}", "train.batch_size=4", *settings)
+@pytest.mark.parametrize(("accumulate", "weight"), [("mean", 10), ("sum", 20)])
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, accumulate: str, weight: float) -> None:
+    """With L2G's transfer loss as heavy or, as published, heavier by the number of batches."""
+    settings = ("train.epochs=1", "train.momentum=0", "train.weight_decay=0", f"l2g.kd_accumulate={accumulate}")
+    large = tiny_config(tmp_path, f"run_dir={tmp_path / 'large'}", "train.batch_size=4", f"l2g.kd_weight={weight}", *settings)
     small = tiny_config(tmp_path, f"run_dir={tmp_path / 'small'}", "train.batch_size=2", "train.iter_size=2", *settings)
     train_l2g.run(large)
     train_l2g.run(small)

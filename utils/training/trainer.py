@@ -1,7 +1,7 @@
 """The training loop: any method, and the segmentation stage. `Trainer.run` is all of it; what it calls follows below.
 
 The gradient of a step is the mean over the images of its (global) batch whatever the number of processes, then the mean over
-the mini-batches of its window. (The published loops left the transfer loss undivided and leaked leftover gradients into the
+the mini-batches of its window, whose number a batch holds as "window". (The published loops leaked leftover gradients into the
 next epoch.)
 """
 
@@ -187,7 +187,7 @@ class Trainer:
         waits = isinstance(self.module, DistributedDataParallel) and not steps
         with cast(DistributedDataParallel, self.module).no_sync() if waits else nullcontext():
             with autocast_for(course.precision, place.device):
-                output: dict[str, Any] = self.module(batch)
+                output: dict[str, Any] = self.module({**batch, "window": window})
             # DDP averages over processes; each contributes its share of the batch's mean.
             share = 1.0 if course.loss_is_part else batch["share"]
             (output["loss"] * (share * place.world / window)).backward()
