@@ -125,7 +125,7 @@ class PseudoConfig(Checked):
     conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)", within=UNIT)
     conflict_counts: str = key(
         "all",
-        "scores that may be in such conflict: all: background's 1 - saliency too (published: a class above 0.9 where saliency is "
+        "scores that may be in conflict: all: background's 1 - saliency too (published: a class above 0.9 where saliency is "
         "below 0.1 is ignored); classes: those of classes only",
         ("all", "classes"),
     )
