@@ -42,6 +42,16 @@ class CamConfig(Checked):
     format: str = key(
         "png", "png: 8-bit <id>_<class>.png; npz: float32 <id>.npz (classes, cam, background), larger", ("png", "npz")
     )
+    size: str = key(
+        "image",
+        "image: maps are resized to the image; network: they stay as coarse as the network's first scale, for localisation",
+        ("image", "network"),
+    )
+    top: int = key(
+        0,
+        "also maps of so many classes of the highest scores; format=npz then holds the scores of all classes (localisation: 5)",
+        within=NOT_NEGATIVE,
+    )
     dir: str = key(
         "${run_dir}/ms/attention", "folder for <id>_<class>.png, 8-bit grey, class 0-based, or <id>.npz", filled=True
     )
@@ -81,6 +91,10 @@ class CamConfig(Checked):
             (
                 self.merge != "sum" or self.activation == "relu",
                 f"{name}merge=sum cuts scores at 0; set {name}activation=relu, or {name}merge=max",
+            ),
+            (
+                self.size == "image" or (self.merge == "max" and not self.label_dir and not self.refine_dir),
+                f"{name}size=network is for {name}merge=max and no label maps; leave {name}label_dir and {name}refine_dir empty",
             ),
             (self.label_power == 0 or masks, f"{name}label_power needs a background mask; set {name}merge=mean, or 0"),
             (

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from configs.fields import PROCESSES, UNIT, Checked, key
+from configs.fields import PROCESSES, SIDE, UNIT, Checked, key
 
 
 @dataclass
@@ -18,6 +18,24 @@ class EvalConfig:
     )
     workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
     published_format: str = key("", "also write the published text layout to this file; empty: no")
+
+
+@dataclass
+class BoxConfig:
+    """Section `boxes`: localisation by the boxes of maps (scripts.evaluate_boxes)."""
+
+    file: str = key(
+        "", "boxes of the objects, '<id> <x> <y> <width> <height> ...' lines, pixels; empty: those of the ground-truth masks"
+    )
+    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png or <id>.npz", filled=True)
+    threshold: float = key(0.1, "share of a map's maximum above which it is object, chosen without the test set", within=UNIT)
+    size: list[int] = key(
+        [], "height and width that maps and boxes are brought to (published: 224, 224); empty: the picture's own", within=SIDE
+    )
+    least_area: float = key(0.01, "objects of masks that cover a smaller share of the picture have no box", within=UNIT)
+    out: str = key("${run_dir}/boxes/result.json", "result file; the configuration is written beside it", filled=True)
+    vis_dir: str = key("", "folder for pictures <id>_<class>.png: heat map with predicted and true boxes; empty: none")
+    workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)
 
 
 @dataclass

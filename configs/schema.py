@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from configs.cam_schema import CamConfig, PseudoConfig, RefineConfig
-from configs.evaluation_schema import EvalConfig, ScoreConfig
+from configs.evaluation_schema import BoxConfig, EvalConfig, ScoreConfig
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, Checked, key
 from configs.paste_schema import BankConfig
 from configs.sample_schema import SampleConfig
@@ -273,6 +273,7 @@ class Config(Checked):
     cam: CamConfig = field(default_factory=CamConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    boxes: BoxConfig = field(default_factory=BoxConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     bank: BankConfig = field(default_factory=BankConfig)

@@ -120,6 +120,8 @@ def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[Sized
         crop_size=tuple(cam.crop_size),
         crop_grid=tuple(cam.crop_grid),
         any_view=cam.score_views == "any",
+        top=cam.top,
+        native=cam.size == "network",
     )
     for batch in loader:
         scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT) for s in batch.scales]

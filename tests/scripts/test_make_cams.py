@@ -342,3 +342,22 @@ def test_bf16_moves_cams_of_a_trained_network_by_two_levels_at_most_on_average(t
     difference = np.abs(cams[0] - cams[1])
     assert difference.max() > 0  # bf16 was on
     assert difference.mean() <= 2
+
+
+def test_highest_classes_at_the_networks_size_with_all_scores(tmp_path: Path) -> None:
+    """What localisation takes: the maps of the listed and of the most probable classes, coarse, and the scores of all."""
+    coarse = ("cam.format=npz", "cam.size=network", "cam.label_dir=", "cam.scales=[1.0]", "cam.top=2")
+    cfg = _ready(tmp_path, *coarse)
+    make_cams.run(cfg)
+    listed = read_label_list(cfg.data.infer_list, cfg.data.num_classes)
+    for image_id, classes in listed.items():
+        with np.load(Path(cfg.cam.dir) / f"{image_id}.npz") as file:
+            best = np.argsort(-file["scores"])[:2].tolist()
+            assert file["classes"].tolist() == sorted({*classes, *best})
+            assert file["scores"].shape == (cfg.data.num_classes,)
+            height, width = file["cam"].shape[1:]
+        assert height < 40 and width < 48  # of the picture's pixels
+    with pytest.raises(UserError, match="top"):
+        make_cams.run(_ready(tmp_path, *coarse[:4], "cam.top=1"))
+    with pytest.raises(UserError, match="cam.size=network is for cam.merge=max and no label maps"):
+        _ready(tmp_path, "cam.size=network")

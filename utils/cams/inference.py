@@ -31,6 +31,7 @@ class ImageCams:
     """CAMs of one image, on the device: `cams` (K, H, W) in [0, 1] for its K `classes`, `labels` (H, W) uint8 if asked for.
 
     `background` (H, W) in [0, 1] where masks are averaged; `refine`: maps for refinement networks, if asked for.
+    `scores`: logits (C,) of all classes, the mean over scales and mirror images, where the network computed them all.
     """
 
     classes: tuple[int, ...]
@@ -38,6 +39,7 @@ class ImageCams:
     labels: Tensor | None
     background: Tensor | None = None
     refine: SeedMaps | None = None
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class CamSettings:
     power of `label_power`, or `label_threshold` where that is 0. `summed`: CAMs are the full-size `SeedMaps`.
 
     `pad_size`, `crop_size`, `crop_grid`: (rows, columns), see section `cam`; empty: none. `any_view`: predicted classes are
-    those of any scale or flip, and there may be none.
+    those of any scale or flip, and there may be none. `top`: also the maps of so many classes of the highest scores. `native`:
+    maps stay at the size the first scale has them.
     """
 
     flip: bool
@@ -68,6 +71,8 @@ class CamSettings:
     crop_size: tuple[int, ...] = ()
     crop_grid: tuple[int, ...] = ()
     any_view: bool = False
+    top: int = 0
+    native: bool = False
 
 
 def infer_batch(
@@ -93,7 +98,7 @@ def infer_batch(
     """
     predicting = settings.score_threshold is not None
     own = {k for present in classes for k in present}
-    wanted = None if predicting else sorted(own if settings.background is None else own | {settings.background})
+    wanted = None if predicting or settings.top else sorted(own if settings.background is None else own | {settings.background})
     channels = None if wanted is None else to_device(torch.tensor(wanted), scales[0].device)
     maps, positive = [], []
     scores: list[Tensor] = []
@@ -104,10 +109,16 @@ def infer_batch(
             if settings.refine or settings.summed:
                 positive.append(add_mirrored(score_map) if settings.flip else score_map.clamp_min(0))
             scores += logits.chunk(2) if settings.flip else [logits]
+    every = torch.stack(scores)
+    mean = every.mean(dim=0)
     if settings.score_threshold is not None:
-        every = torch.stack(scores)
-        strongest = every.amax(dim=0) if settings.any_view else every.mean(dim=0)
+        strongest = every.amax(dim=0) if settings.any_view else mean
         classes = predict_classes(strongest, settings.score_threshold, one_at_least=not settings.any_view)
+    if settings.top:
+        best = mean.topk(min(settings.top, mean.shape[1])).indices.tolist()
+        classes = [tuple(sorted({*present, *also})) for present, also in zip(classes, best, strict=True)]
+    if settings.native:
+        size = (maps[0].shape[2], maps[0].shape[3])
     columns = {k: k for k in range(maps[0].shape[1])} if wanted is None else {k: i for i, k in enumerate(wanted)}
     chosen = [[columns[k] for k in present] for present in classes] if positive else []
     refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
@@ -115,6 +126,8 @@ def infer_batch(
         done = [_image(present, summed.high, None, settings) for present, summed in zip(classes, refined, strict=True)]
     else:
         done = _finish(maps, size, classes, columns, settings)
+    if wanted is None:
+        done = [replace(image, scores=row) for image, row in zip(done, mean, strict=True)]
     if not settings.refine:
         return done
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]

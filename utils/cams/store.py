@@ -94,6 +94,27 @@ def _read_npz(
     return [cam[there.index(k)] for k in classes], background
 
 
+def read_native(
+    folder: Path, image_id: str, classes: Sequence[int]
+) -> tuple[dict[int, NDArray[np.float32]], NDArray[np.float32] | None]:
+    """Return class -> map (h, w) in [0, 1] as stored, whatever its size, and the logits (C,) of all classes if they are there.
+
+    Raises:
+        UserError: naming a file that is missing or damaged, or lacks one of `classes`.
+    """
+    path = npz_path(folder, image_id)
+    if not path.exists():
+        return {k: read_cam(cam_path(folder, image_id, k)) / np.float32(MAX_GREY) for k in classes}, None
+    with _open_npz(path) as file:
+        maps = dict(zip(file["classes"].tolist(), file["cam"], strict=True))
+        scores = file["scores"] if "scores" in file.files else None
+    if missing := [k for k in classes if k not in maps]:
+        raise UserError(
+            f"{path} holds classes {sorted(maps)}, expected {missing} as well; make it anew with cam.overwrite=true"
+        )
+    return maps, scores
+
+
 @contextlib.contextmanager
 def _open_npz(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
     try:
@@ -185,6 +206,8 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "crops": [list(cam.crop_size), list(cam.crop_grid)] if cam.crop_size else None,
         "labels": cam.labels,
         "score_threshold": [cam.score_threshold, cam.score_views] if cam.labels == "predict" else None,
+        "top": cam.top,
+        "size": cam.size,
         "label_threshold": (cam.label_power or cam.label_threshold) if cam.label_dir else None,
         "image_dir": ", ".join(map(str, DataFolder.of(cfg.data).image_dirs)),
         "mean": list(cfg.data.mean),
@@ -209,7 +232,7 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
         write_source(folder, source)
         return
     # The same weights and pictures under another name are the same source, and label maps may be added or left out.
-    ignored = {"checkpoint_path", "image_dir"}
+    ignored = {"checkpoint_path", "image_dir", *({"top", "size"} - (read_source(folder) or source).keys())}
     if None in (source["label_threshold"], (read_source(folder) or source).get("label_threshold")):
         ignored.add("label_threshold")
     claim_folder(folder, source, "use cam.overwrite=true to replace them or another cam.dir to keep them", ignored)
@@ -306,6 +329,8 @@ class CamWriter:
         parts = {"cam": image.cams if self.npz else quantise_cams(image.cams)}
         if self.npz and image.background is not None:
             parts["background"] = image.background
+        if self.npz and image.scores is not None:
+            parts["scores"] = image.scores
         if image.labels is not None:
             parts["labels"] = image.labels
         copy = HostCopy(list(parts.values()))

@@ -6,6 +6,7 @@ Of a path only the suffix is taken off to get its id. (A published loader stripp
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ _VOC_DIGITS, _YEAR_DIGITS = 10, 4
 _BYTE_ORDER_MARK = "\ufeff"
 # Stands for the id in the name of an image's file.
 _ID = "{id}"
+_BOX_FORM = "'<id> <x> <y> <width> <height> ...'"
 # Files of an image and of its label map (None: the line gives none), with {id} in their names.
 Paths = tuple[Path, Path | None]
 
@@ -48,6 +50,31 @@ def read_label_list(path: str | Path, num_classes: int, *, labels_required: bool
             raise UserError(f"{where}: id '{image_id}' is there twice; remove one of its lines")
         labels[image_id] = classes
     return labels
+
+
+def read_boxes(path: str | Path) -> dict[str, list[tuple[float, ...]]]:
+    """Read the boxes of objects: id -> (x, y, width, height) each, in pixels of the picture.
+
+    Args:
+        path: text file of '<id> <x> <y> <width> <height> ...' lines, four numbers an object.
+
+    Raises:
+        UserError: naming file and line, for a missing or empty file, an id given twice, or numbers that are no boxes.
+    """
+    boxes: dict[str, list[tuple[float, ...]]] = {}
+    for where, fields in list_lines(Path(path)):
+        image_id, numbers = _check_id(fields[0], where, _BOX_FORM), fields[1:]
+        if image_id in boxes:
+            raise UserError(f"{where}: id '{image_id}' is there twice; put all of its boxes on one line")
+        try:
+            values = [float(text) for text in numbers]
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; expected {_BOX_FORM}") from error
+        found = [tuple(values[start : start + 4]) for start in range(0, len(values), 4)]
+        if not found or any(len(box) < 4 or not all(map(isfinite, box)) or min(box[2:]) <= 0 for box in found):
+            raise UserError(f"{where}: '{' '.join(numbers)}' are no boxes; expected {_BOX_FORM}, sizes above 0")
+        boxes[image_id] = found
+    return boxes
 
 
 def parse_label_line(

@@ -25,6 +25,7 @@ DIMMED = 0.55
 IMAGE_SHARE = 0.3
 # Pixels, on sheets.
 CELL_HEIGHT, TEXT_HEIGHT, MARGIN, SWATCH = 150, 13, 6, 11
+TRUE_BOX, FOUND_BOX = (220, 50, 47), (60, 180, 75)
 CHECK, CHECK_GREYS = 8, (170, 215)
 PAPER, INK, IGNORED = (255, 255, 255), (40, 40, 40), (235, 235, 235)
 
@@ -58,6 +59,19 @@ def cam_overlay(
     if outline is not None:
         out[_edges((levels > outline * MAX_GREY).astype(np.uint8))] = PAPER
     return out
+
+
+def draw_boxes(picture: Picture, boxes: Sequence[Sequence[int]], truth: Sequence[Sequence[int]], caption: str) -> Picture:
+    """Draw predicted boxes (green) and true ones (red), [x0, y0, x1, y1], and a caption below -> (H + strip, W, 3)."""
+    height, width = picture.shape[:2]
+    page = Image.new("RGB", (width, height + TEXT_HEIGHT + MARGIN), PAPER)
+    page.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(page)
+    for group, colour in ((truth, TRUE_BOX), (boxes, FOUND_BOX)):
+        for x0, y0, x1, y1 in group:
+            draw.rectangle((x0, y0, max(x0, min(x1, width - 1)), max(y0, min(y1, height - 1))), outline=colour, width=2)
+    draw.text((MARGIN // 2, height + MARGIN // 2), _shorten(caption, width - MARGIN), fill=INK, font=label_font())
+    return np.array(page)
 
 
 def label_colours(label_map: NDArray[np.uint8]) -> Picture:
