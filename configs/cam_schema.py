@@ -94,7 +94,7 @@ class CamConfig(Checked):
             ),
             (
                 self.size == "image" or (self.merge == "max" and not self.label_dir and not self.refine_dir),
-                f"{name}size=network is for {name}merge=max and no label maps; leave {name}label_dir and {name}refine_dir empty",
+                f"{name}size=network is for {name}merge=max and no label maps; leave label_dir and refine_dir empty",
             ),
             (self.label_power == 0 or masks, f"{name}label_power needs a background mask; set {name}merge=mean, or 0"),
             (
