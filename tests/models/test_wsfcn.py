@@ -11,11 +11,12 @@ import torchvision
 from torch import Tensor, nn
 
 from configs.schema import Config
-from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, warp
+from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, resize, size_of, warp
 from models.layers.mask_losses import (
     IGNORED,
     balanced_cross_entropy,
     focal_penalty,
+    keep_present,
     multilabel_hinge,
     relative_labels,
 )
@@ -192,6 +193,17 @@ def test_baseline_gives_the_published_numbers() -> None:
         masks, scores = network(_tensor(np.load(GOLDEN / "model_eval_resnet38.npz")["x"]))
     np.testing.assert_allclose(scores, golden["cls"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(_background_first(masks)[:, :, ::4, ::4], golden["masks_sub"], atol=1e-4)
+    images, labels = _tensor(np.load(GOLDEN / "model_eval_resnet38.npz")["x"]), _tensor(golden["labels"])
+    with torch.no_grad():
+        output = SelfSupervision(network, _config(method="bsl"), 0.0)({"images": images, "labels": labels})
+    assert output["losses"]["fg"].item() == pytest.approx(float(golden["train_cls_fg"].mean()), rel=1e-4)
+    _check_shown(output["views"]["masks"], images, labels, golden["train_cam_sub"])
+
+
+def _check_shown(masks: Tensor, images: Tensor, labels: Tensor, published: np.ndarray) -> None:
+    """Check the masks of present classes at the images' size, every fourth pixel."""
+    shown = keep_present(resize(masks, size_of(images)), labels)
+    np.testing.assert_allclose(_background_first(shown)[:, :, ::4, ::4], published, atol=1e-4)
 
 
 def test_context_equals_published() -> None:
@@ -297,6 +309,7 @@ def test_training_step_equals_published() -> None:
     assert output["loss"].item() == pytest.approx(float(golden["loss_total"]), rel=1e-3)
     assert output["losses"]["fg"].item() == pytest.approx(float(golden["cls_fg"].mean()), rel=1e-4)
     np.testing.assert_allclose(_background_first(output["views"]["refined"])[:, :, ::4, ::4], golden["dec_sub"], atol=1e-4)
+    _check_shown(output["views"]["masks"], batch["images"], batch["labels"], golden["cam_sub"])
     counts = _background_first(_one_hot(output["views"]["pseudo"], 21)).sum((2, 3))
     np.testing.assert_allclose(counts, golden["pseudo_counts"], atol=3)
     published = np.unpackbits(golden["pseudo_gt"])[: np.prod(golden["pseudo_shape"])].reshape(golden["pseudo_shape"])

@@ -118,24 +118,44 @@ def test_the_fusion_of_a_yaml_wins_over_the_scripts_and_the_variable_over_both(
     assert parse_args(arguments, "").pseudo.fusion == fusion
 
 
-@pytest.mark.timeout(900)  # some twenty programs, each of which has to start
-def test_the_demo_runs_from_data_to_report(tmp_path: Path) -> None:
+DEMO = ("train.epochs=2", "train.classify_epochs=1", "train.batch_size=3", "model.width=0.0625")
+SYSTEMS = {
+    "l2g": {"train.images_every": 0, "l2g.input_size": 48, "l2g.crop_size": 32, "l2g.short_side": 48},
+    "wsfcn": {"validation.every": 1, "wsfcn.input_size": 48, "wsfcn.decoder_width": 8, "wsfcn.pamr.iterations": 2},
+}
+STAGES = {  # columns of the table
+    "l2g": ("CAM mIoU (train)", "DeepLab + CRF mIoU (train)", "DeepLab + CRF mIoU (val)"),
+    "wsfcn": ("Label maps (masks) mIoU (train)", "(masks) mIoU (val)", "dense crf (masks/crf) mIoU (train)"),
+}
+
+
+@pytest.mark.timeout(900)  # up to twenty programs, each of which has to start
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_demo_runs_from_data_to_report(tmp_path: Path, system: str) -> None:
     name = f"test_{tmp_path.parent.name}_{os.getpid()}"
     segment = "model.width=0.0625 image.size.train=49 solver.iter_max=2 solver.batch_size.train=4 threads=1 crf.workers=1"
+    beside = "plain" if system == "l2g" else "none"  # one of them is enough
     environment = {
-        **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6",
-        "UNSEEN": "2", "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment,
+        **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6", "UNSEEN": "2",
+        "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment, "SYSTEM": system, "BESIDE": beside,
     }  # fmt: skip
-    settings = ["train.epochs=2", "train.classify_epochs=1", "train.batch_size=3", "train.images_every=0", "model.width=0.0625",
-                "l2g.input_size=48", "l2g.crop_size=32", "l2g.short_side=48"]  # fmt: skip
+    command = [ROOT / "run_demo.sh", *DEMO, *(f"{key}={value}" for key, value in SYSTEMS[system].items())]
     runs = ROOT / "runs"
     try:
-        done = subprocess.run([ROOT / "run_demo.sh", *settings], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert "| plain CAM |" in done.stdout
-        assert "DeepLab + CRF mIoU (train)" in done.stdout and "DeepLab + CRF mIoU (val)" in done.stdout
-        assert (runs / f"{name}_l2g" / "report" / "index.html").stat().st_size > 1000
-        assert {path.name for path in (runs / f"{name}_l2g" / "report").glob("*.png")} == {"scores.png", "images.png"}
+        assert ("| plain CAM |" in done.stdout) == (beside == "plain")
+        assert all(column in done.stdout for column in STAGES[system])
+        assert (runs / f"{name}_{system}" / "report" / "index.html").stat().st_size > 1000
+        assert {path.name for path in (runs / f"{name}_{system}" / "report").glob("*.png")} == {"scores.png", "images.png"}
     finally:
         for left in runs.glob(f"{name}_*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@pytest.mark.parametrize("key", ["SYSTEM", "BESIDE", "SEGMENT"])
+def test_the_demo_refuses_typos_before_it_begins(key: str) -> None:
+    environment = {**os.environ, "INTERPRETER": "/nowhere", key: "l2gg"}
+    done = subprocess.run([ROOT / "run_demo.sh"], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{key} " in done.stderr and "'l2gg', expected" in done.stderr
