@@ -1,23 +1,54 @@
 #!/usr/bin/env bash
-# The whole pipeline on drawn pictures, on any machine: data, training, CAMs, sweep, pseudo labels, segmentation network, dense
-# CRF, a table, pictures.
-# Two trainings of equal length run side by side: a plain CAM classifier and L2G. Run again, trainings continue where they
-# stopped; for other settings give another EXP, or train.resume= train.overwrite=true.
-# Environment: EXP (prefix of the runs), CONFIG, SEED, PYTHON; for the segmentation stage SEG_CONFIG and SEG_OVERRIDES
-# (key=value ..., by spaces); INTERPRETER, a Python that has everything, instead of .venv. Further arguments are key=value
-# overrides of both first-stage runs.
+# The whole pipeline on drawn pictures, on any machine: data, training, CAMs or masks, pseudo labels, a segmentation, CRF,
+# a table, pictures. The system's training runs beside that of a plain CAM classifier of equal length. Run again, trainings
+# continue where they stopped; for other settings give another EXP, or train.resume= train.overwrite=true.
+# Environment: SYSTEM (l2g, wsfcn), BESIDE (what trains beside it: plain, or none), SEGMENT (the segmentation stage, configs/
+# demo_$SEGMENT.yaml, or none), EXP (prefix of the runs), CONFIG, SEED, PYTHON; SEG_CONFIG and SEG_OVERRIDES (key=value ..., by
+# spaces) of the segmentation stage; INTERPRETER, a Python that has everything, instead of .venv. Further arguments are
+# key=value overrides of the system's run, and of the other one where both have the same configuration.
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-demo}"
-CONFIG="${CONFIG:-configs/l2g_demo.yaml}"
-SEG_CONFIG="${SEG_CONFIG:-configs/demo_dplv2.yaml}"
-INTERPRETER="${INTERPRETER:-}"
+SYSTEM="${SYSTEM:-l2g}"
+BESIDE="${BESIDE:-plain}"
 SEED="${SEED:-0}"
 DATA="${DATA:-data/demo}"                # folder of the drawn pictures
 IMAGES="${IMAGES:-400}"                  # training pictures
-UNSEEN="${UNSEEN:-80}"                   # pictures that only the segmentation network is tested on
+UNSEEN="${UNSEEN:-80}"                   # pictures that no training sees
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-22}"       # plain classification for as long as L2G trains, measured in time
+INTERPRETER="${INTERPRETER:-}"
 
+KNOWN=(plain l2g wsfcn)                  # in the order of the table
+describe() { # SYSTEM: sets its title in the table, configuration, settings, programs, and labels for which segmentation stage
+  local maps=(train "make_cams cam.overwrite=true")
+  local unseen='data.infer_list=${data.root}/val_cls.txt data.eval_list=${data.root}/val_aug.txt cam.labels=predict'
+  unseen+=' cam.dir=${run_dir}/ms/val cam.label_dir=${run_dir}/masks/val'
+  local cam_programs=("${maps[@]}" evaluate_cams
+    'gen_gt pseudo.fusion=threshold pseudo.out_dir=${run_dir}/pseudo_threshold'
+    'gen_gt pseudo.fusion=saliency pseudo.out_dir=${run_dir}/pseudo_saliency')
+  config="configs/$1_demo.yaml" settings=() labels='' segment=none
+  case "$1" in
+    plain) title="plain CAM" config=configs/l2g_demo.yaml settings=(method=cam "train.epochs=$PLAIN_EPOCHS" cam.activation=relu)
+      programs=("${cam_programs[@]}") labels=pseudo_saliency ;;
+    l2g) title=L2G programs=("${cam_programs[@]}") labels=pseudo_saliency segment=dplv2 ;;
+    wsfcn) title=WS-FCN labels=masks/crf # its masks are a segmentation: of pictures of known classes, then of unseen ones
+      programs=("${maps[@]}" evaluate_labels gen_gt
+        "make_cams cam.overwrite=true $unseen"
+        "evaluate_labels $unseen"' score.label_dir=${cam.label_dir} score.out=${run_dir}/label_scores/val/result.json'
+        "gen_gt $unseen"' pseudo.out_dir=${cam.label_dir}/crf') ;;
+    *) echo "error: SYSTEM or BESIDE is '$1', expected one of ${KNOWN[*]} (BESIDE also none)" >&2; exit 2 ;;
+  esac
+}
+
+if [ "$BESIDE" != none ]; then describe "$BESIDE"; fi
+describe "$SYSTEM"
+CONFIG="${CONFIG:-$config}"
+SEGMENT="${SEGMENT:-$segment}"
+SEG_CONFIG="${SEG_CONFIG:-configs/demo_$SEGMENT.yaml}"
+if [ "$SEGMENT" != none ] && [ ! -f "$SEG_CONFIG" ]; then
+  echo "error: SEGMENT is '$SEGMENT', expected none or the * of a configs/demo_*.yaml; there is no $SEG_CONFIG" >&2
+  exit 2
+fi
 if [ -n "$INTERPRETER" ]; then
   python="$INTERPRETER"
 else
@@ -28,50 +59,65 @@ export OMP_NUM_THREADS=1
 
 "$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES" --val "$UNSEEN"
 
-pipeline() { # NAME [key=value ...]: train, CAMs, sweep, pseudo labels by both fusions
-  local name="$1" fusion
-  shift
-  local common=(--config "$CONFIG" "name=$name" "seed=$SEED" "data.root=$DATA" "data.class_names=$DATA/classes.txt"
-    train.resume=auto "$@")
-  "$python" -m scripts.train "${common[@]}"
-  "$python" -m scripts.make_cams "${common[@]}" cam.overwrite=true
-  "$python" -m scripts.evaluate_cams "${common[@]}"
-  for fusion in threshold saliency; do
-    "$python" -m scripts.gen_gt "${common[@]}" "pseudo.fusion=$fusion" "pseudo.out_dir=runs/$name/pseudo_$fusion"
+pipeline() { # NAME CONFIG [key=value ...]: the programs that were described
+  local name="$1" config="$2" program words
+  shift 2
+  for program in "${programs[@]}"; do
+    read -r -a words <<<"$program"
+    "$python" -m "scripts.${words[0]}" --config "$config" "name=$name" "seed=$SEED" "data.root=$DATA" \
+      "data.class_names=$DATA/classes.txt" train.resume=auto "$@" ${settings[@]+"${settings[@]}"} "${words[@]:1}"
   done
 }
 
 mkdir -p runs
-plain_log="runs/${EXP}_plain.log"
-echo "plain CAM classifier: training in the background, log in $plain_log"
-set -m # a process group of its own, so that stopping the demo stops this training too
-pipeline "${EXP}_plain" "$@" method=cam "train.epochs=$PLAIN_EPOCHS" cam.activation=relu >"$plain_log" 2>&1 &
-plain=$!
-set +m
-trap 'kill -- "-$plain" 2>/dev/null || true' EXIT
-pipeline "${EXP}_l2g" "$@"
-if ! wait "$plain"; then
-  echo "error: the plain run failed; the end of $plain_log:" >&2
-  tail -n 5 "$plain_log" >&2
-  exit 1
+if [ "$BESIDE" != none ]; then
+  log="runs/${EXP}_$BESIDE.log"
+  describe "$BESIDE"
+  echo "$title: training in the background, log in $log"
+  others=()
+  if [ "$config" = "$CONFIG" ]; then others=("$@"); fi
+  set -m # a process group of its own, so that stopping the demo stops this training too
+  pipeline "${EXP}_$BESIDE" "$config" ${others[@]+"${others[@]}"} >"$log" 2>&1 &
+  beside=$!
+  set +m
+  trap 'kill -- "-$beside" 2>/dev/null || true' EXIT
 fi
-trap - EXIT
+describe "$SYSTEM"
+pipeline "${EXP}_$SYSTEM" "$CONFIG" "$@"
+if [ "$BESIDE" != none ]; then
+  if ! wait "$beside"; then
+    echo "error: the run ${EXP}_$BESIDE failed; the end of $log:" >&2
+    tail -n 5 "$log" >&2
+    exit 1
+  fi
+  trap - EXIT
+fi
 
-run="runs/${EXP}_l2g"
-read -r -a overrides <<<"${SEG_OVERRIDES:-}"
-segment=(--config-path "$SEG_CONFIG" "exp.id=demo" "exp.output_dir=$run/deeplab" "seed=$SEED" train.resume=auto "dataset.root=$DATA"
-  "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/pseudo_saliency" "model.init_model=$run/model/final.pth"
-  ${overrides[@]+"${overrides[@]}"})
-unseen=("${segment[@]}" "dataset.val_list=$DATA/val_aug.txt" "dataset.split.val=val")
-"$python" -m deeplab train "${segment[@]}"
-for command in test crf; do
-  "$python" -m deeplab "$command" "${segment[@]}"
-  "$python" -m deeplab "$command" "${unseen[@]}"
+run="runs/${EXP}_$SYSTEM"
+if [ "$SEGMENT" != none ]; then
+  read -r -a overrides <<<"${SEG_OVERRIDES:-}"
+  stage=(--config-path "$SEG_CONFIG" "exp.id=$SEGMENT" "exp.output_dir=$run/deeplab" "seed=$SEED" train.resume=auto
+    "dataset.root=$DATA" "dataset.labels=$DATA/classes.txt" "dataset.label_dir=$run/$labels"
+    "model.init_model=$run/model/final.pth"
+    ${overrides[@]+"${overrides[@]}"})
+  unseen=("${stage[@]}" "dataset.val_list=$DATA/val_aug.txt" "dataset.split.val=val")
+  "$python" -m deeplab train "${stage[@]}"
+  for command in test crf; do
+    "$python" -m deeplab "$command" "${stage[@]}"
+    "$python" -m deeplab "$command" "${unseen[@]}"
+  done
+fi
+
+rows=() pages=(--run "$run")
+for system in "${KNOWN[@]}"; do # whatever was run under this name before stands in the table too
+  if [ ! -d "runs/${EXP}_$system/cards" ]; then continue; fi
+  describe "$system"
+  rows+=("$title=runs/${EXP}_$system")
+  if [ "$system" != "$SYSTEM" ]; then pages+=(--run "runs/${EXP}_$system"); fi
 done
-
 echo
-"$python" -m scripts.compare "plain CAM=runs/${EXP}_plain" "L2G=runs/${EXP}_l2g" --out "runs/${EXP}_table.md"
-"$python" -m scripts.report --run "$run" --run "runs/${EXP}_plain" --pictures "$run/report"
+"$python" -m scripts.compare "${rows[@]}" --out "runs/${EXP}_table.md"
+"$python" -m scripts.report "${pages[@]}" --pictures "$run/report"
 echo
 echo "pictures:    $run/report/images.png, $run/report/scores.png"
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

@@ -299,7 +299,7 @@ def test_training_step_equals_published() -> None:
             module.eval()
     kept = np.random.RandomState(int(golden["keep_seed"])).rand(*golden["gate_shape"]) >= 0.3  # noqa: NPY002
     network.gate.forward = lambda deep, shallow: StochasticGate.forward(network.gate, deep, shallow, _tensor(kept))
-    batch = {"images": _tensor(golden["x"]), "labels": _tensor(golden["labels"]), "id": ["a", "b"]}
+    batch: dict[str, Any] = {"images": _tensor(golden["x"]), "labels": _tensor(golden["labels"]), "id": ["a", "b"]}
     before = network.fca.bn1.running_mean.clone()
     output = SelfSupervision(network, cfg, 1.0)(batch)
     output["loss"].backward()

@@ -139,7 +139,7 @@ def test_the_demo_runs_from_data_to_report(tmp_path: Path, system: str) -> None:
         **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6", "UNSEEN": "2",
         "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment, "SYSTEM": system, "BESIDE": beside,
     }  # fmt: skip
-    command = [ROOT / "run_demo.sh", *DEMO, *(f"{key}={value}" for key, value in SYSTEMS[system].items())]
+    command = [str(ROOT / "run_demo.sh"), *DEMO, *(f"{key}={value}" for key, value in SYSTEMS[system].items())]
     runs = ROOT / "runs"
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
