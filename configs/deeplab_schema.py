@@ -10,6 +10,7 @@ from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, 
 from configs.schema import AVERAGE_HELP, CrfConfig
 
 IGNORE_LABEL = 255
+PLAIN = "plain"
 
 
 @dataclass
@@ -48,6 +49,14 @@ class DatasetConfig:
     train_list: str = key("", "file of '/JPEGImages/<id>.jpg /<labels>/<id>.png' (or '<id>') lines; empty: by split.train")
     val_list: str = key("", "the same for test and crf; empty: by split.val", free=True)
     label_dir: str = key("", "folder of training labels <id>.png instead of those in the list, e.g. pseudo_seg_labels")
+    label_dirs: list[str] = key([], "several such folders, joined by label_fusion; instead of label_dir", filled=True)
+    label_fusion: str = key(
+        "agree",
+        "where label sets differ: agree: the pixel is ignored; vote: the most frequent label, of equally frequent ones that of "
+        "the folder named first; first: the first that is not ignored",
+        ("agree", "vote", "first"),
+    )
+    allow_missing_labels: bool = key(False, "train on the images that have label maps, leaving out the others")
     image_dir: str = key("JPEGImages", "folder of <id>.jpg, or a name with {id} in it, for lists of bare ids", filled=True)
     truth_dir: str = key(
         "SegmentationClassAug", "folder of ground-truth <id>.png, or a name with {id} in it, for lists of bare ids", filled=True
@@ -168,6 +177,46 @@ class TrainExtrasConfig:
 
 
 @dataclass
+class ThresholdsConfig:
+    """Section of CDL's published files, by its published name; what a plain training does not read."""
+
+    main_th: float = key(0.9, "confidence from which the first expert is believed, 0 to 1", within=UNIT)
+    aux_th: float = key(0.9, "the same of the second expert", within=UNIT)
+    aff_loss_weight: float = key(0.4, "weight of the affinity loss", within=NOT_NEGATIVE)
+    loss_weight_1st: float = key(0.2, "weight of the first expert's loss", within=NOT_NEGATIVE)
+    loss_weight_2nd: float = key(0.2, "weight of the second expert's loss", within=NOT_NEGATIVE)
+    loss_weight_3rd: float = key(0.2, "weight of the third head's loss (cdl_e)", within=NOT_NEGATIVE)
+    start_ration: float = key(
+        0.1, "part of the steps in which labels stay as given and both experts use cross-entropy", within=UNIT
+    )
+    imagenet_init: bool = key(
+        False, "for ImageNet weights: balanced cross-entropy, and losses that rise over the first 100 steps"
+    )
+    scales: list[float] = key([0.5, 0.75], "further scales in training; tests use model.msc_scales", within=POSITIVE)
+
+
+@dataclass
+class CdlConfig:
+    """What the published CDL does by omission, each with its published value."""
+
+    train_affinity: bool = key(
+        False, "cdl_e trains its affinity head too; published: it is in no parameter group (cdl_b always trains it)"
+    )
+    swap_thresholds: bool = key(
+        True, "thresholds.main_th is the second expert's threshold and aux_th the first's, as published; equal values: the same"
+    )
+    credit_ties: bool = key(
+        False, "two equally confident experts of one opinion are believed; published: nobody is, not even at confidence 1"
+    )
+    refresh_ignored: bool = key(True, "ignored pixels, padding beyond the image too, get labels (published)")
+    dice_counts_ignored: bool = key(True, "Dice's denominator counts what is said at ignored pixels (published)")
+    early_dice: bool = key(True, "Dice begins one step before labels are refreshed (published)")
+    output_divisor: float = key(
+        2.0, "divides tested logits, a temperature for CRF and saved logits; published 2, 1 is none", within=POSITIVE
+    )
+
+
+@dataclass
 class TestConfig:
     save_logits: str = key(
         "none", "none; npy: float32 as published; fp16: compressed half precision (.npz)", ("none", "npy", "fp16")
@@ -205,6 +254,11 @@ class DeepLabConfig(Checked):
     model: DeepLabModelConfig = field(default_factory=DeepLabModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     train: TrainExtrasConfig = field(default_factory=TrainExtrasConfig)
+    method: str = key(
+        PLAIN, "plain: DeepLab; cdl_b, cdl_e: experts that correct the labels they learn from", (PLAIN, "cdl_b", "cdl_e")
+    )
+    thresholds: ThresholdsConfig = field(default_factory=ThresholdsConfig)
+    cdl: CdlConfig = field(default_factory=CdlConfig)
     test: TestConfig = field(default_factory=TestConfig)
     refine: Any = key("dense_crf", "refiner of the crf command (dense_crf, pamr), or several in the order they run", free=True)
     crf: SegmentationCrfConfig = field(default_factory=SegmentationCrfConfig)
@@ -238,6 +292,10 @@ class DeepLabConfig(Checked):
             (dataset.ignore_label == IGNORE_LABEL, f"dataset.ignore_label is {dataset.ignore_label}, expected {IGNORE_LABEL}"),
             (len(dataset.scales) > 0, "dataset.scales needs at least one number"),
             (len(self.test.scales) > 0, "test.scales needs at least one number"),
+            (
+                not (dataset.label_dir and dataset.label_dirs),
+                "dataset.label_dir and dataset.label_dirs are both set; leave one out",
+            ),
             (len(self.model.n_blocks) == 4, "model.n_blocks needs four numbers, one a stage"),
             (len(self.model.atrous_rates) > 0, "model.atrous_rates needs at least one dilation"),
             (min(self.image.std.r, self.image.std.g, self.image.std.b) > 0, "image.std must be positive"),

@@ -30,7 +30,7 @@ from deeplab.outputs import FINAL, Confusion, find_logits, models_dir, read_logi
 from models.refiners import Chain, Refiner
 from models.refiners.dense_crf import DenseCrf
 from utils.data.images import read_image
-from utils.data.lists import Item
+from utils.data.items import Item
 from utils.runtime.log import progress
 from utils.runtime.parallel import BoundedPool, HostCopy, cores, map_progress
 from utils.runtime.processes import Dist, setup

@@ -29,7 +29,7 @@ from deeplab.outputs import (
 from models.refiners import Chain, Refiner, build_refiner
 from utils.config import flat_settings, save_config
 from utils.data.classes import class_names
-from utils.data.lists import Item, evaluation_items
+from utils.data.items import Item, evaluation_items
 from utils.errors import UserError, user_errors
 from utils.evaluation.scores import published_scores, summary, write_scores
 from utils.files import atomic_path, lock_folder

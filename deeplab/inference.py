@@ -11,7 +11,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.network import MultiScale, build_deeplab
 from deeplab.weights import load_checkpoint
 from models.layers.cpu_convs import INFERENCE_FORMAT
-from utils.data.lists import Item
+from utils.data.items import Item
 from utils.data.loading import whole_images
 from utils.runtime.device import autocast_for, compile_in_place
 from utils.runtime.processes import Dist

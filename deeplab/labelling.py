@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from configs.deeplab_schema import DeepLabConfig
 from utils.data.classes import BACKGROUND, IGNORE, label_count, label_value
 from utils.data.images import read_label_map
-from utils.data.lists import Item, read_label_list
+from utils.data.items import Item
+from utils.data.lists import read_label_list
 from utils.errors import UserError
 
 # Added to the split's name in outputs of the second evaluation.

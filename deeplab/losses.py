@@ -1,4 +1,4 @@
-"""Cross-entropy over the multi-scale outputs, in a form that sums exactly over processes."""
+"""Losses over the multi-scale outputs, in a form that sums exactly over processes."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from configs.deeplab_schema import IGNORE_LABEL
 from deeplab.network import MultiScale
 from utils.data.classes import BACKGROUND
+from utils.runtime.processes import Dist, sum_over_ranks
+
+DICE_EPSILON = 1e-7
 
 
 def multi_scale_loss(
@@ -33,16 +36,61 @@ def multi_scale_loss(
         balanced: which of the two.
         reduce_counts: sums pixel counts over processes; then each process returns its part of the global loss.
     """
+    targets = [resize_labels(labels, (logits.shape[2], logits.shape[3])) for logits in outputs]
+    return cross_entropies(outputs, targets, balanced=balanced, reduce_counts=reduce_counts)
+
+
+def cross_entropies(
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    balanced: bool,
+    reduce_counts: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> Tensor:
+    """Return `multi_scale_loss` of maps with labels (B, h, w) of their own."""
     groups = 2 if balanced else 1
     sums, counts = [], []
-    for logits in outputs:
-        target = resize_labels(labels, (logits.shape[2], logits.shape[3]))
+    for logits, target in zip(outputs, targets, strict=True):
         pixels = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL, reduction="none")
         for mask in _groups(target, balanced):
             sums.append((pixels * mask).sum())
             counts.append(mask.sum())
     total = reduce_counts(torch.stack(counts).to(pixels.dtype)).clamp_min(1)
     return (torch.stack(sums) / total).view(len(outputs), groups).mean(dim=1)
+
+
+def dice_losses(
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    counts_ignored: bool,
+    share: float,
+    place: Dist,
+) -> Tensor:
+    """Return for each map 1 - the mean over all classes of 2 sum(p g) / (sum(p) + sum(g) + 1e-7), (M,), over the mini-batch.
+
+    A class that is not there and not predicted has Dice 0, so with k classes there it is at least 1 - k / classes (published).
+
+    Args:
+        outputs: (B, classes, h, w) logits of several sizes.
+        targets: (B, h, w) int64, 255 ignored.
+        counts_ignored: what is said at ignored pixels counts in the denominator (published).
+        share: 0: a borrowed batch, which counts nothing.
+        place: this process; each returns its part of the global loss, which has the global loss's gradient.
+    """
+    rows = []
+    for logits, target in zip(outputs, targets, strict=True):
+        said = logits.softmax(dim=1)
+        labelled = target != IGNORE_LABEL
+        counted = torch.ones_like(labelled) if counts_ignored and share else labelled
+        truth = F.one_hot(target.where(labelled, 0), said.shape[1]).movedim(3, 1) * labelled[:, None]
+        both, sizes = (said * truth).sum(dim=(0, 2, 3)), (said * counted[:, None]).sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+        rows.append(torch.stack([both, sizes]))
+    sums = torch.stack(rows)
+    if place.world > 1:  # the value is that of all processes, the gradient this one's
+        sums = sum_over_ranks(sums.detach().clone(), place.world) + sums - sums.detach()
+    losses = 1 - (2 * sums[:, 0] / (sums[:, 1] + DICE_EPSILON)).mean(dim=1)
+    return losses + losses.detach() * (1 / place.world - 1)
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -92,19 +140,12 @@ class LossModule(nn.Module):
                 for a borrowed image, which counts nothing.
 
         Returns:
-            loss, this process's part of the sum of the losses of all maps; losses: the same to log; views: the last map's
-            logits (1, classes, h, w) of the first image.
+            loss, this process's part of the sum of the losses of all maps; losses: the same to log; views: of the first image
+            label maps (1, h, w) or logits (1, classes, h, w) to draw, here the last map's logits as `prediction`.
         """
         labels = batch["labels"] if batch["share"] else torch.full_like(batch["labels"], IGNORE_LABEL)
         outputs = self.network(batch["images"])
         with torch.autocast(labels.device.type, enabled=False):
             losses = multi_scale_loss(outputs, labels, balanced=self.balanced, reduce_counts=self.reduce_counts)
         loss = losses.sum()
-        return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {"logits": outputs[-1][:1].detach()}}
-
-    def begin(self, phase: Any) -> None:
-        """There is one phase only."""
-
-    def step_module(self, phase: Any) -> nn.Module:
-        """Return this module."""
-        return self
+        return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {"prediction": outputs[-1][:1].detach()}}

@@ -1,96 +1,37 @@
 """Names of published networks to modules; a new one is a line here."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.deeplab_schema import DeepLabConfig, DeepLabModelConfig
+from configs.deeplab_schema import PLAIN, DeepLabConfig, DeepLabModelConfig
+from deeplab.heads import AffinityHead, aspp, aspp_deep, field_of_view
 from models.backbones import build_trunk
 from models.backbones.resnet import CAFFE as CAFFE_RESNET
-from models.backbones.resnet import ResNet, caffe_resnet_name
+from models.backbones.resnet import STAGES, ResNet, caffe_resnet_name
 from models.backbones.vgg16 import CAFFE as CAFFE_VGG
 from models.backbones.vgg16 import Vgg16, caffe_vgg_name
 from utils.data.classes import label_count
 from utils.errors import UserError, user_errors
 
-HIDDEN = 1024
 TRUNK = "backbone."
-FOV_DILATION = 12
-DROPOUT = 0.5
-INIT_STD = 0.01
 
 
-class Aspp(nn.Module):
-    """Atrous spatial pyramid pooling: parallel branches c0, c1, ..., summed.
-
-    Args:
-        branches: modules from (B, channels, h, w) to (B, classes, h, w).
-    """
-
-    def __init__(self, branches: list[nn.Module]) -> None:
-        super().__init__()
-        for number, branch in enumerate(branches):
-            self.add_module(f"c{number}", branch)
-        init_head(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels, h, w) features to (B, classes, h, w) logits."""
-        first, *others = (branch(x) for branch in self.children())
-        for other in others:
-            first = first + other
-        return first
+def largest(maps: Sequence[Tensor]) -> Tensor:
+    """Return the pixel-wise maximum of (B, D, ., .) maps at the first one's size."""
+    maximum = maps[0]
+    for other in _at_first_size(maps)[1:]:
+        maximum = torch.maximum(maximum, other)
+    return maximum
 
 
-def aspp(channels: int, classes: int, rates: list[int]) -> Aspp:
-    """Return DeepLab v2's ASPP: one dilated 3x3 convolution per rate."""
-    return Aspp([nn.Conv2d(channels, classes, 3, padding=rate, dilation=rate) for rate in rates])
-
-
-def aspp_deep(channels: int, classes: int, rates: list[int]) -> Aspp:
-    """Return the ASPP of the published VGG-16 v2: each branch 3x3, 1x1, 1x1 with ReLU and element dropout between."""
-    return Aspp([nn.Sequential(*_deep_branch(channels, classes, rate)) for rate in rates])
-
-
-def field_of_view(channels: int, classes: int) -> nn.Sequential:
-    """Return DeepLab v1's head conv6, conv7, conv8 (dilation 12, ReLU and channel dropout between)."""
-    head = nn.Sequential(
-        OrderedDict(
-            conv6=nn.Conv2d(channels, HIDDEN, 3, padding=FOV_DILATION, dilation=FOV_DILATION),
-            relu6=nn.ReLU(inplace=True),
-            drop6=nn.Dropout2d(DROPOUT),
-            conv7=nn.Conv2d(HIDDEN, HIDDEN, 1),
-            relu7=nn.ReLU(inplace=True),
-            drop7=nn.Dropout2d(DROPOUT),
-            conv8=nn.Conv2d(HIDDEN, classes, 1),
-        )
-    )
-    init_head(head)
-    return head
-
-
-def init_head(head: nn.Module) -> None:
-    """Draw weights from N(0, 0.01^2) and zero the biases (published)."""
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=INIT_STD)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def _deep_branch(channels: int, classes: int, rate: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(channels, HIDDEN, 3, padding=rate, dilation=rate),
-        nn.ReLU(inplace=True),
-        nn.Dropout(DROPOUT),
-        nn.Conv2d(HIDDEN, HIDDEN, 1),
-        nn.ReLU(inplace=True),
-        nn.Dropout(DROPOUT),
-        nn.Conv2d(HIDDEN, classes, 1),
-    ]
+def _at_first_size(maps: Sequence[Tensor]) -> list[Tensor]:
+    size = maps[0].shape[2:]
+    return [maps[0], *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:])]
 
 
 class MultiScale(nn.Module):
@@ -117,18 +58,16 @@ class MultiScale(nn.Module):
         Training mode: [input, each scale at its own size, maximum of all at the input's logit size] (the input alone
         without `scales`). Evaluation mode: that maximum (B, classes, h, w).
         """
-        logits = self.base(images).float()
-        pyramid = [
-            self.base(F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)).float()
-            for scale in self.scales
-        ]
-        maximum = logits
-        for scaled in pyramid:
-            resized = F.interpolate(scaled, size=logits.shape[2:], mode="bilinear", align_corners=False)
-            maximum = torch.maximum(maximum, resized)
+        views = [self.base(view).float() for view in self._views(images, self.scales)]
+        maximum = largest(views)
         if not self.training:
             return maximum
-        return [logits, *pyramid, maximum] if pyramid else [logits]
+        return [*views, maximum] if self.scales else views
+
+    def _views(self, images: Tensor, scales: Sequence[float]) -> list[Tensor]:
+        """Return the input and its copies."""
+        resized = [F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False) for s in scales]
+        return [images, *resized]
 
     def train(self, mode: bool = True) -> "MultiScale":
         """Set the mode; frozen normalisation stays frozen."""
@@ -146,21 +85,15 @@ class DeepLab(nn.Module):
     """A trunk and a head; its state has the published names of both (the hooks below translate), whatever the trunk's are.
 
     Args:
-        backbone: a trunk; of its features only the last are used.
-        head_name: aspp or fov.
-        head: classifier.
-        published: maps the trunk's key names to published ones where these are others: networks from Caffe, which take BGR
-            grey levels minus the mean.
+        parts: of these it is made.
     """
 
-    def __init__(
-        self, backbone: nn.Module, head_name: str, head: nn.Module, published: Callable[[str], str | None] | None = None
-    ) -> None:
+    def __init__(self, parts: "Parts") -> None:
         super().__init__()
-        self.backbone, self.head_name, self.takes_grey_levels = backbone, head_name, published is not None
-        self.add_module(head_name, head)
-        own = [f"{TRUNK}{key}" for key in backbone.state_dict()]
-        names = {key: published(key.removeprefix(TRUNK)) if published else key for key in own}
+        self.backbone, self.head_name, self.takes_grey_levels = parts.trunk, parts.head_name, parts.published is not None
+        self.add_module(parts.head_name, parts.make_head())
+        own = [f"{TRUNK}{key}" for key in self.backbone.state_dict()]
+        names = {key: parts.published(key.removeprefix(TRUNK)) if parts.published else key for key in own}
         self.published_names = {key: name for key, name in names.items() if name is not None}
         self.register_state_dict_post_hook(_publish)
         self.register_load_state_dict_pre_hook(_unpublish)
@@ -168,6 +101,15 @@ class DeepLab(nn.Module):
     @property
     def head(self) -> nn.Module:
         return self.get_submodule(self.head_name)
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the classifiers by name, the one that stands in every method first."""
+        return {name: child for name, child in self.named_children() if name.startswith(self.head_name)}
+
+    def affinity_parameters(self) -> list[nn.Parameter]:
+        """Return what is trained beside trunk and classifiers."""
+        return []
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to (B, classes, h, w) logits."""
@@ -180,6 +122,112 @@ class DeepLab(nn.Module):
             return {}
         prefix = f"{TRUNK}{self.backbone.key_prefix}"
         return {key.removeprefix(prefix): key for key in self.published_names if key.startswith(prefix)}
+
+
+class ExpertMaps(NamedTuple):
+    """What CDL's heads say at one scale: logits (B, classes, h, w) of each, and features (B or 2B, 128, h, w) to compare.
+
+    CDL-e's features are those of the images, then of their strongly augmented copies.
+    """
+
+    logits: list[Tensor]
+    features: Tensor
+
+
+class Experts(DeepLab):
+    """Credible dual experts (Zhang et al., IJCV 2023): classifiers that err differently, and an affinity head.
+
+    CDL-e has a third classifier, for strongly augmented copies of the images; it is the one that is tested. The affinity head
+    takes the four stages of the published ResNet-101; of other trunks the last features and the side features before them.
+
+    Args:
+        parts: of these it is made.
+        extended: CDL-e.
+    """
+
+    affinity_name = "affinity_3rd"
+
+    def __init__(self, parts: "Parts", *, extended: bool) -> None:
+        super().__init__(parts)
+        self.extended = extended
+        names = [f"{parts.head_name}_2nd", *([f"{parts.head_name}_3rd"] if extended else [])]
+        for name in names:
+            self.add_module(name, parts.make_head())
+        self.tested_name = names[-1] if extended else parts.head_name
+        trunk = cast(Any, parts.trunk)
+        self.add_module(self.affinity_name, AffinityHead([*trunk.side_channels, trunk.out_channels], dropout=extended))
+
+    @property
+    def affinity(self) -> AffinityHead:
+        return cast(AffinityHead, self.get_submodule(self.affinity_name))
+
+    def affinity_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.affinity.parameters() if p.requires_grad]
+
+    def forward(self, images: Tensor, everything: bool = False) -> Any:
+        """Return (B, classes, h, w) logits of the tested classifier.
+
+        Args:
+            images: (B, 3, H, W); with `everything` of CDL-e (2B, 3, H, W), the second half the copies.
+            everything: return `ExpertMaps` instead.
+        """
+        levels = self.backbone(images)
+        if not everything:
+            return self.get_submodule(self.tested_name)(levels[-1])
+        clean, *strong = levels[-1].chunk(2) if self.extended else [levels[-1]]
+        first, second, *third = self.heads.values()
+        logits = [first(clean), second(clean), *(head(features) for head, features in zip(third, strong, strict=True))]
+        return ExpertMaps([each.float() for each in logits], self.affinity(levels).float())
+
+
+class MultiScaleExperts(MultiScale):
+    """`MultiScale` of experts; it is trained at scales of its own.
+
+    Args:
+        base: experts.
+        scales: of the copies when tested (published: 0.5 and 0.75, whatever it was trained at).
+        freeze_bn: as of `MultiScale`; the affinity head's keep their statistics too, but learn scale and shift.
+        training_scales: of the copies when trained.
+        train_affinity: the affinity head learns. Without, it is a random projection (CDL-e as published).
+        divisor: of the tested logits, a temperature in the dense CRF and in saved logits (published: 2).
+    """
+
+    def __init__(
+        self,
+        base: Experts,
+        scales: list[float],
+        *,
+        freeze_bn: bool,
+        training_scales: list[float],
+        train_affinity: bool,
+        divisor: float,
+    ) -> None:
+        super().__init__(base, scales, freeze_bn=freeze_bn)
+        self.training_scales, self.divisor = training_scales, divisor
+        self.extended = base.extended
+        base.affinity.requires_grad_(train_affinity)
+
+    def forward(self, images: Tensor, strong: Tensor | None = None) -> Any:
+        """Return the tested logits (B, classes, h, w) float32 of (B, 3, H, W) images; in training mode `ExpertMaps`.
+
+        Args:
+            images: (B, 3, H, W).
+            strong: strongly augmented copies for CDL-e's training, likewise; None: the images themselves.
+
+        Returns:
+            in training mode a list, of the input and of each scale, and last (with scales) the largest logits of all and the
+            mean features, at the input's logit size.
+        """
+        if not self.training:
+            return cast(Tensor, super().forward(images)) / self.divisor
+        if self.extended:
+            images = torch.cat([images, images if strong is None else strong])
+        found: list[ExpertMaps] = [self.base(view, True) for view in self._views(images, self.training_scales)]
+        if not self.training_scales:
+            return found
+        logits = [largest(maps) for maps in zip(*(each.logits for each in found), strict=True)]
+        features = torch.stack(_at_first_size([each.features for each in found])).mean(dim=0)
+        return [*found, ExpertMaps(logits, features)]
 
 
 def _publish(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
@@ -197,42 +245,71 @@ def _rename(state: dict[str, Tensor], prefix: str, names: Mapping[str, str]) -> 
         state[prefix + names.get(name, name)] = state.pop(key)
 
 
+class Parts(NamedTuple):
+    """What a network is made of.
+
+    `published` maps the trunk's key names to published ones where these are others: networks from Caffe, which take BGR grey
+    levels minus the mean.
+    """
+
+    trunk: nn.Module
+    head_name: str
+    make_head: Callable[[], nn.Module]
+    published: Callable[[str], str | None] | None = None
+
+
 def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
-    """Build the network `cfg.model.name` with random weights.
+    """Build the network `cfg.model.name` of the method `cfg.method` with random weights.
 
     Raises:
         UserError: for an unknown name, or a missing optional library.
     """
+    parts, scales, freeze_bn = _parts(cfg), list(cfg.model.msc_scales), cfg.model.freeze_bn
+    if cfg.method == PLAIN:
+        return MultiScale(DeepLab(parts), scales, freeze_bn=freeze_bn)
+    extended = cfg.method == "cdl_e"
+    base = Experts(parts, extended=extended)
+    return MultiScaleExperts(
+        base,
+        scales,
+        freeze_bn=freeze_bn,
+        training_scales=list(cfg.thresholds.scales),
+        train_affinity=cfg.cdl.train_affinity or not extended,
+        divisor=cfg.cdl.output_divisor,
+    )
+
+
+def _parts(cfg: DeepLabConfig) -> Parts:
     model, classes = cfg.model, label_count(cfg.dataset.num_classes)
-    rates = model.atrous_rates
-    builders: dict[str, Callable[[], DeepLab]] = {
-        "DeepLabV2_ResNet101_MSC": lambda: _resnet(model, "aspp", lambda channels: aspp(channels, classes, rates)),
-        "DeepLabV1_ResNet101_MSC": lambda: _resnet(model, "fov", lambda channels: field_of_view(channels, classes)),
-        "DeepLabV2_VGG16_MSC": lambda: _vgg("aspp", lambda channels: aspp_deep(channels, classes, rates)),
-        "DeepLabV1_VGG16_MSC": lambda: _vgg("aspp", lambda channels: field_of_view(channels, classes)),
+    rates, plain = model.atrous_rates, cfg.method == PLAIN
+    builders: dict[str, Callable[[], Parts]] = {
+        "DeepLabV2_ResNet101_MSC": lambda: _resnet(model, "aspp", lambda channels: aspp(channels, classes, rates), plain),
+        "DeepLabV1_ResNet101_MSC": lambda: _resnet(model, FOV, lambda channels: field_of_view(channels, classes), plain),
+        "DeepLabV2_VGG16_MSC": lambda: _vgg(lambda channels: aspp_deep(channels, classes, rates), plain),
+        "DeepLabV1_VGG16_MSC": lambda: _vgg(lambda channels: field_of_view(channels, classes), plain),
         "DeepLabV2_Backbone_MSC": lambda: _with_backbone(model, classes),
     }
     if model.name not in builders:
         raise UserError(f"model.name is '{model.name}', expected one of {', '.join(builders)}")
-    return MultiScale(builders[model.name](), list(model.msc_scales), freeze_bn=model.freeze_bn)
+    return builders[model.name]()
 
 
-def _resnet(model: DeepLabModelConfig, head_name: str, head: Callable[[int], nn.Module]) -> DeepLab:
-    trunk = ResNet(tuple(model.n_blocks), CAFFE_RESNET)
-    return DeepLab(trunk, head_name, head(trunk.out_channels), caffe_resnet_name)
+def _resnet(model: DeepLabModelConfig, head_name: str, head: Callable[[int], nn.Module], plain: bool) -> Parts:
+    trunk = ResNet(tuple(model.n_blocks), CAFFE_RESNET if plain else replace(CAFFE_RESNET, outputs=STAGES))
+    return Parts(trunk, head_name, lambda: head(trunk.out_channels), caffe_resnet_name)
 
 
-def _vgg(head_name: str, head: Callable[[int], nn.Module]) -> DeepLab:
-    trunk = Vgg16(CAFFE_VGG)
-    return DeepLab(trunk, head_name, head(trunk.out_channels), caffe_vgg_name)
+def _vgg(head: Callable[[int], nn.Module], plain: bool) -> Parts:
+    trunk = Vgg16(CAFFE_VGG if plain else replace(CAFFE_VGG, outputs=("pool3", "pool4", "pool5")))
+    return Parts(trunk, "aspp", lambda: head(trunk.out_channels), caffe_vgg_name)
 
 
-def _with_backbone(model: DeepLabModelConfig, classes: int) -> DeepLab:
+def _with_backbone(model: DeepLabModelConfig, classes: int) -> Parts:
     if not model.backbone:
         raise UserError("model.name is DeepLabV2_Backbone_MSC but model.backbone is empty; set it, e.g. timm:resnet18")
     with user_errors():
         trunk = build_trunk(model.backbone, width=model.width, dropout=False, output_stride=model.output_stride)
-    return DeepLab(trunk, "aspp", aspp(cast(int, trunk.out_channels), classes, model.atrous_rates))
+    return Parts(trunk, "aspp", lambda: aspp(cast(int, trunk.out_channels), classes, model.atrous_rates))
 
 
 HEAD_WEIGHTS_FACTOR, HEAD_BIASES_FACTOR = 10.0, 20.0
@@ -240,7 +317,8 @@ FOV = "fov"
 
 
 def segmentation_groups(network: MultiScale, weight_decay: float, *, untrained_fov: bool = False) -> list[dict[str, Any]]:
-    """Return the published optimiser groups: trunk 1x, head weights 10x, head biases 20x without decay.
+    """Return the published optimiser groups: trunk 1x, head weights 10x, head biases 20x without decay, and with these the
+    affinity head of CDL-b.
 
     Trainable normalisation (model.freeze_bn=false, or trunks with LayerNorm) is a further group, 1x without decay.
 
@@ -257,14 +335,14 @@ def segmentation_groups(network: MultiScale, weight_decay: float, *, untrained_f
         raise TypeError(f"expected DeepLab, got {type(base)}")
     if untrained_fov and base.head_name != FOV:
         raise UserError("train.untrained_fov is for DeepLabV1_ResNet101_MSC, whose head is named fov; set it to false")
-    head = [] if untrained_fov else list(base.head.named_parameters())
-    trunk = [child for name, child in base.named_children() if name != base.head_name]
+    head = [] if untrained_fov else [row for part in base.heads.values() for row in part.named_parameters()]
+    trunk = [base.backbone]
     norms = [p for module in trunk for p in _norm_parameters(module)]
     held = {id(p) for p in norms}
     rows: list[tuple[list[nn.Parameter], float, float]] = [
         ([p for m in trunk for p in m.parameters() if p.requires_grad and id(p) not in held], 1.0, weight_decay),
         ([p for name, p in head if name.endswith("weight")], HEAD_WEIGHTS_FACTOR, weight_decay),
-        ([p for name, p in head if name.endswith("bias")], HEAD_BIASES_FACTOR, 0.0),
+        ([p for name, p in head if name.endswith("bias")] + base.affinity_parameters(), HEAD_BIASES_FACTOR, 0.0),
         *([(norms, 1.0, 0.0)] if norms else []),
     ]
     return [{"params": params, "lr_scale": factor, "weight_decay": decay} for params, factor, decay in rows]

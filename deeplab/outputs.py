@@ -15,7 +15,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.dataset import read_labels
 from utils.data.classes import label_count, palette
 from utils.data.images import image_size, is_whole_png, read_label_map, write_png
-from utils.data.lists import Item
+from utils.data.items import Item
 from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix
 from utils.files import atomic_path, remove_leftovers

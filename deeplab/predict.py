@@ -22,7 +22,7 @@ from deeplab.inference import infer, load_network
 from deeplab.labelling import Labelling
 from deeplab.outputs import FINAL, Confusion, models_dir, settle, write_logits
 from utils.data.images import image_size
-from utils.data.lists import Item
+from utils.data.items import Item
 from utils.runtime.log import progress
 from utils.runtime.parallel import BoundedPool, HostCopy
 from utils.runtime.processes import Dist, setup

@@ -13,20 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.deeplab_schema import DeepLabConfig, ImageConfig
+from configs.deeplab_schema import PLAIN, DeepLabConfig, ImageConfig
+from deeplab.cdl import ExpertLosses
 from deeplab.dataset import CropDataset
-from deeplab.losses import LossModule
-from deeplab.network import MultiScale, build_deeplab, segmentation_groups
+from deeplab.losses import LossModule, resize_labels
+from deeplab.network import MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups
 from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
 from models.method import Picture
 from utils.config import flat_settings, lasting_settings, save_config
-from utils.data.lists import Item, training_items
+from utils.data.items import Item, training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
 from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
@@ -62,9 +63,11 @@ def run(cfg: DeepLabConfig) -> int:
         if not replaced:
             refuse_used(folder, cfg.train.resume, name="exp.id", renamed=run_folders)
         log = get_logger(logs_dir(cfg), rank=place.rank)
-        items, label_folder = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
-        dataset = CropDataset(items, cfg.dataset, cfg.image, cfg.seed)
-        log.info("%d training images; labels from %s", len(items), label_folder)
+        items, label_folders, left_out = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
+        dataset = CropDataset(items, cfg.dataset, cfg.image, cfg.seed, cfg.method)
+        log.info("%d training images; labels from %s", len(items), ", ".join(map(str, label_folders)))
+        if left_out:
+            log.warning("%d images of the list are left out: they have no labels (dataset.allow_missing_labels)", left_out)
         torch.manual_seed(cfg.seed)  # every process draws the same initial head
         network = build_deeplab(cfg)
         if cfg.model.init_model and find_resume(cfg.train.resume, folder) is None:
@@ -87,22 +90,42 @@ def run(cfg: DeepLabConfig) -> int:
     return code
 
 
-class Segmentation(LossModule):
-    """The network with the configured losses, and what to show of it."""
+class Segmentation:
+    """The network with the losses of the configured method, and what to show of it.
+
+    Args:
+        cfg: configuration.
+        network: of `build_deeplab`.
+        place: this process.
+    """
 
     def __init__(self, cfg: DeepLabConfig, network: MultiScale, place: Dist) -> None:
-        balanced, world = cfg.train.loss == "balanced", place.world
-        super().__init__(network, balanced=balanced, reduce_counts=lambda counts: sum_over_ranks(counts, world))
         self.image: ImageConfig = cfg.image
+        if isinstance(network, MultiScaleExperts):
+            self.losses: nn.Module = ExpertLosses(cfg, network, place)
+        else:
+            balanced = cfg.train.loss == "balanced"
+            self.losses = LossModule(
+                network, balanced=balanced, reduce_counts=lambda counts: sum_over_ranks(counts, place.world)
+            )
+
+    def begin(self, phase: Any) -> None:
+        """There is one phase only."""
+
+    def step_module(self, phase: Any) -> nn.Module:
+        """Return the losses, whatever the phase."""
+        return self.losses
 
     def pictures(self, batch: Mapping[str, Any], views: Mapping[str, Tensor]) -> dict[str, Picture]:
-        """Return the first image of a mini-batch, its labels and what the network says."""
+        """Return the first image of a mini-batch, its labels and the label maps, or logits, of `views`."""
         size = batch["labels"].shape[1:]
-        predicted = F.interpolate(views["logits"], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+        maps = {"label": batch["labels"][0]}
+        for name, view in views.items():
+            logits = F.interpolate(view, size=size, mode="bilinear", align_corners=False) if view.dim() == 4 else None
+            maps[name] = resize_labels(view, size)[0] if logits is None else logits[0].argmax(0)
         return {
             "input": _rgb(to_rgb(batch["images"][0].float().cpu(), self.image)),
-            "label": _rgb(label_colours(batch["labels"][0].byte().cpu().numpy())),
-            "prediction": _rgb(label_colours(predicted.byte().cpu().numpy())),
+            **{name: _rgb(label_colours(labels.byte().cpu().numpy())) for name, labels in maps.items()},
         }
 
 
@@ -167,7 +190,8 @@ def build_state(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item]) 
         weight_decay=solver.weight_decay,
         momentum=solver.momentum,
     )
-    identity, may_change = lasting_settings(cfg, ("dataset", "image", "model", "solver", "train"))
+    own = () if cfg.method == PLAIN else ("thresholds", "cdl")
+    identity, may_change = lasting_settings(cfg, ("dataset", "image", "model", "solver", "train", *own))
     # The list may lie elsewhere, but must be the same.
     folders = (item.labels.parent.name if item.labels else "" for item in items)
     identity["dataset.train_list"] = fingerprint([f"{i.image_id} {name}" for i, name in zip(items, folders, strict=True)])

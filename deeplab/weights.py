@@ -1,6 +1,6 @@
 """Weights in: initialisation of a trunk, and checkpoints; nothing is dropped without a word."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import cast
@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from deeplab.network import TRUNK, DeepLab, MultiScale
+from configs.deeplab_schema import PLAIN
+from deeplab.network import TRUNK, DeepLab, Experts, MultiScale
 from models.backbones.resnet import caffe_resnet_name
 from models.backbones.vgg16 import caffe_vgg_name
 from models.cam_net import Trunk, new_keys
@@ -20,16 +21,22 @@ BASE = "base."
 IMAGENET_STD = (0.229, 0.224, 0.225)  # torchvision's, R, G, B
 CAM_HEAD = "head"  # of first-stage networks without published names
 COUNTER = "num_batches_tracked"
+# Ending of the last classifier's name -> method.
+HEADS = {"_3rd": "cdl_e", "_2nd": "cdl_b"}
 
 
 def load_checkpoint(network: MultiScale, path: str | Path) -> None:
     """Load a segmentation checkpoint, published or ours, with or without `base.` and `module.`; every entry must fit.
 
     Raises:
-        UserError: listing missing, unexpected or wrongly shaped entries.
+        UserError: for weights of another method; listing missing, unexpected or wrongly shaped entries.
     """
     state = _without_base(read_weights(path))
     own = network.base.state_dict()
+    if (found := _method(state)) != (wanted := _method(own)):
+        raise UserError(
+            f"{path} is of method={found}, this network of method={wanted}; set method={found}, or take another file"
+        )
     missing = [k for k in own if k not in state and not k.endswith(COUNTER)]
     unexpected = [k for k in state if k not in own]
     if missing or unexpected:
@@ -66,9 +73,8 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
         state = from_torchvision(state)
     alias = base.trunk_alias()
     state = {alias.get(key.removeprefix("backbone."), key): value for key, value in state.items()}
-    own = base.state_dict()
-    head = f"{base.head_name}."
-    trunk = {k: v for k, v in own.items() if not k.startswith(head)}
+    own, names = base.state_dict(), set(base.published_names.values())
+    trunk = {k: v for k, v in own.items() if k in names}
     allowed = [*allow_missing, *(key for key in new_keys(base) if key.startswith(TRUNK))]
     missing = [k for k in trunk if k not in state and not k.endswith(COUNTER) and not _matches(k, allowed)]
     if missing:
@@ -82,7 +88,7 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
             f"({listed_keys(foreign)}); check model.name and model.backbone"
         )
     _check_shapes(trunk, state, path, base)
-    new_head = [k for k in own if k.startswith(head) and (k not in state or state[k].shape != own[k].shape)]
+    new_head = [k for k in own if k not in trunk and (k not in state or state[k].shape != own[k].shape)]
     taken = {k: v for k, v in state.items() if k in own and k not in new_head}
     base.load_state_dict({**own, **taken})
     left = [k for k in state if k not in taken]
@@ -114,6 +120,12 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _without_base(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(BASE): value for key, value in state.items()}
+
+
+def _method(state: Mapping[str, Tensor]) -> str:
+    """Return the method that a network's entries are of, by the classifiers it has."""
+    parts = {key.partition(".")[0] for key in state} - {Experts.affinity_name}
+    return next((name for ending, name in HEADS.items() if any(part.endswith(ending) for part in parts)), PLAIN)
 
 
 def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: str | Path, base: nn.Module) -> None:

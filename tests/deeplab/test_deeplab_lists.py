@@ -14,7 +14,7 @@ from deeplab.network import build_deeplab
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import load_schema
 from utils.data.classes import class_names
-from utils.data.lists import evaluation_items, find_list, training_items
+from utils.data.items import evaluation_items, find_list, training_items
 from utils.errors import UserError
 from utils.runtime.processes import Dist
 

@@ -23,7 +23,7 @@ from deeplab.outputs import Confusion, archive_path, logits_dir, predictions_dir
 from models.refiners.dense_crf import DenseCrf
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
-from utils.data.lists import Item, evaluation_items
+from utils.data.items import Item, evaluation_items
 from utils.errors import UserError
 from utils.files import lock_folder
 from utils.runtime.cards import read_cards

@@ -162,7 +162,7 @@ def test_an_all_ignored_batch_changes_nothing_but_by_decay(tmp_path: Path) -> No
     cfg = tiny_deeplab(tmp_path, "solver.weight_decay=0", "model.freeze_bn=true")
     pseudo = tmp_path / "data" / "pseudo"
     pseudo.unlink()
-    shutil.copytree(tmp_path / "data" / "SegmentationClassAug", pseudo)
+    shutil.copytree(tmp_path / "data" / "made", pseudo)
     for path in pseudo.glob("*.png"):
         with Image.open(path) as image:
             Image.new("L", image.size, 255).save(path)
@@ -175,7 +175,7 @@ def _spoil(tmp_path: Path, name: str, image: Image.Image | None) -> DeepLabConfi
     cfg = tiny_deeplab(tmp_path)
     pseudo = tmp_path / "data" / "pseudo"
     pseudo.unlink()
-    shutil.copytree(tmp_path / "data" / "SegmentationClassAug", pseudo)
+    shutil.copytree(tmp_path / "data" / "made", pseudo)
     (pseudo / name).unlink()
     if image is not None:
         image.save(pseudo / name)

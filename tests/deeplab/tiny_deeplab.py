@@ -3,18 +3,29 @@
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
 from tests.tiny_data import CLASSES, write_tiny_voc
 from utils.config import load_schema
 
 
+def write_labels(root: Path, name: str) -> None:
+    """Write label maps that are the ground truth but for one ignored pixel."""
+    (root / name).mkdir()
+    for path in (root / "SegmentationClassAug").glob("*.png"):
+        with Image.open(path) as image:
+            image.putpixel((0, 0), 255)
+            image.save(root / name / path.name)
+
+
 def tiny_deeplab(tmp_path: Path, *overrides: str) -> DeepLabConfig:
-    """Return a configuration over `tmp_path/data`, whose labels in `pseudo` are the ground truth."""
+    """Return a configuration over `tmp_path/data`, whose labels in `pseudo` are the ground truth but for a pixel each."""
     root = tmp_path / "data"
     if not root.exists():
         write_tiny_voc(root)
-        (root / "pseudo").symlink_to(root / "SegmentationClassAug")
+        write_labels(root, "made")
+        (root / "pseudo").symlink_to(root / "made")
     path = tmp_path / "deeplab.yaml"
     path.write_text(yaml.safe_dump({"DATASET": {"NAME": "tiny", "N_CLASSES": CLASSES + 1}}))
     settings = [

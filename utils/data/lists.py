@@ -5,14 +5,11 @@ Of a path only the suffix is taken off to get its id. (A published loader stripp
 
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from configs.deeplab_schema import DatasetConfig
 from utils.errors import UserError
 
 # Integer ids of VOC: 2007000032 is 2007_000032.
@@ -278,81 +275,3 @@ def _paths(fields: list[str], where: str) -> tuple[str, Paths]:
         raise UserError(f"{where}: paths of different images, '{' '.join(fields)}'; expected {form}")
     image, *labels = (Path(path.with_name(f"{_ID}{path.suffix}")) for path in paths)
     return _check_id(paths[0].stem, where, form), (image, labels[0] if labels else None)
-
-
-# Places lists are looked for, below dataset.root; the first three are published ones, the last gives ids (of COCO that is all).
-LIST_PLACES = ("{}.txt", "ImageSets/SegmentationAug/{}.txt", "ImageSets/Segmentation/{}.txt", "{}_cls.txt")
-# Users of the published files name splits that only exist under the other name.
-ALIASES = {"val_aug": "val", "val": "val_aug"}
-TRUTH_NAMES = ("SegmentationClassAug", "SegmentationClass")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image, its label map (None: not given) and its id, the file name without suffix."""
-
-    image_id: str
-    image: Path
-    labels: Path | None
-
-
-def training_items(dataset: DatasetConfig, *, fully_supervised: bool) -> tuple[list[Item], Path]:
-    """Return the training images with their labels, and the folder these come from.
-
-    Raises:
-        UserError: for an unreadable list, and when labels come from the ground-truth folder without `fully_supervised`.
-    """
-    items = _read(dataset, find_list(dataset, dataset.train_list, dataset.split.train))
-    if dataset.label_dir:
-        folder = _label_folder(dataset)
-        items = [Item(item.image_id, item.image, folder / f"{item.image_id}.png") for item in items]
-    first = items[0].labels
-    if first is None:
-        raise UserError(f"the list of {dataset.split.train} has images without labels; set dataset.label_dir")
-    folder = first.parent
-    if not fully_supervised and (folder.name in TRUTH_NAMES or folder.name == Path(dataset.truth_dir).name):
-        raise UserError(
-            f"training labels come from {folder}, which is ground truth; set dataset.label_dir to the pseudo labels (e.g. "
-            "dataset.label_dir=pseudo_seg_labels), or fully_supervised=true if that is what you want"
-        )
-    return items, folder
-
-
-def evaluation_items(dataset: DatasetConfig, *, unlabelled: bool = False) -> list[Item]:
-    """Return the images of split.val with ground truth, or of split.test without (`unlabelled`)."""
-    if unlabelled:
-        found = find_list(dataset, dataset.val_list, dataset.split.test)
-        return [Item(item.image_id, item.image, None) for item in _read(dataset, found)]
-    return _read(dataset, find_list(dataset, dataset.val_list, dataset.split.val))
-
-
-def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
-    """Return the list file: the one given, or `<split>.txt` in the first of the usual places that has it.
-
-    Raises:
-        UserError: when there is none, naming the places.
-    """
-    if given:
-        return Path(given)
-    for name in (split, ALIASES.get(split, split)):
-        for where in LIST_PLACES:
-            path = Path(dataset.root, where.format(name))
-            if path.is_file():
-                return path
-    places = ", ".join(str(Path(dataset.root, where.format(split))) for where in LIST_PLACES)
-    raise UserError(f"no list of split '{split}' found (looked for {places}); set dataset.train_list / dataset.val_list")
-
-
-def _read(dataset: DatasetConfig, path: Path) -> list[Item]:
-    root = Path(dataset.root)
-    items = []
-    for image_id, paths in read_paths(path, root).items():
-        image, labels = paths or (root / dataset.image_dir, root / dataset.truth_dir)
-        items.append(Item(image_id, file_of(image, image_id, ".jpg"), file_of(labels, image_id, ".png") if labels else None))
-    return items
-
-
-def _label_folder(dataset: DatasetConfig) -> Path:
-    """`dataset.label_dir` is relative to the root; outputs of a run are named from the working directory."""
-    inside = Path(dataset.root, dataset.label_dir)
-    return inside if inside.is_dir() or not Path(dataset.label_dir).is_dir() else Path(dataset.label_dir)

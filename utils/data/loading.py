@@ -15,7 +15,7 @@ from configs.deeplab_schema import ImageConfig
 from configs.schema import DataConfig
 from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_image
-from utils.data.lists import Item
+from utils.data.items import Item
 from utils.data.transforms import read_pixels, scaled_size, to_input, to_normalised_tensor
 from utils.runtime.parallel import start_loader_worker
 

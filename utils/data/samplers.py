@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 # Keeps the streams of different purposes apart.
 _SAMPLE, _STEP, _ORDER = range(3)
@@ -13,10 +14,11 @@ _WORDS = 8
 
 @dataclass(frozen=True)
 class SampleRng:
-    """The two generators the published transforms draw from: NumPy for boxes and colours, Python for crop offsets."""
+    """What published transforms draw from: NumPy for boxes and colours, Python for crop offsets, torch for CDL's colours."""
 
     numpy: np.random.RandomState
     python: random.Random
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> SampleRng:
@@ -27,9 +29,10 @@ def sample_rng(seed: int, epoch: int, index: int) -> SampleRng:
         epoch: 0-based.
         index: position of the image in the list, 0-based, the same on every rank.
     """
-    words = np.random.SeedSequence((_SAMPLE, seed, epoch, index)).generate_state(_WORDS)
-    half = _WORDS // 2
-    return SampleRng(np.random.RandomState(words[:half]), random.Random(words[half:].tobytes()))  # noqa: NPY002
+    *words, last = np.random.SeedSequence((_SAMPLE, seed, epoch, index)).generate_state(_WORDS + 1)
+    first, second = np.array(words[: _WORDS // 2]), np.array(words[_WORDS // 2 :])
+    generator = torch.Generator().manual_seed(int(last))
+    return SampleRng(np.random.RandomState(first), random.Random(second.tobytes()), generator)  # noqa: NPY002
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

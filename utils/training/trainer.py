@@ -147,7 +147,10 @@ class Trainer:
         return 0
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        """Yield this process's share of the remaining mini-batches, with its weight in them as "share"."""
+        """Yield this process's share of the remaining mini-batches, with its weight in them as "share".
+
+        "step" is the 0-based optimiser step of the phase that they belong to.
+        """
         course, plan, place = self.course, self.course.plan, self.place
         sampler = PlannedBatches(plan, self.state.position, rank=place.rank, world=place.world)
         pinned = place.device.type == "cuda"
@@ -164,7 +167,7 @@ class Trainer:
         shown = progress(self.loaded, begun + len(sampler), "batches", initial=begun, show=place.is_main)
         for position, batch in enumerate(shown, self.state.position):
             share = _share(len(batch["id"]), position, plan.images_in(position), place)
-            yield {**to_device(batch, place.device), "share": share}
+            yield {**to_device(batch, place.device), "share": share, "step": plan.step(position)[0]}
 
     def _enter_phase(self) -> None:
         """Build what a step of the present phase runs, where a phase or the run begins."""
