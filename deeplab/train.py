@@ -27,7 +27,7 @@ from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
 from models.method import Picture
 from utils.config import flat_settings, lasting_settings, save_config
-from utils.data.items import Item, training_items
+from utils.data.items import Item, labelled_items, training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
 from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
@@ -63,11 +63,12 @@ def run(cfg: DeepLabConfig) -> int:
         if not replaced:
             refuse_used(folder, cfg.train.resume, name="exp.id", renamed=run_folders)
         log = get_logger(logs_dir(cfg), rank=place.rank)
-        items, label_folders, left_out = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
+        listed, label_folders = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
+        items = labelled_items(cfg.dataset, listed, fully_supervised=cfg.fully_supervised)
         dataset = CropDataset(items, cfg.dataset, cfg.image, cfg.seed, cfg.method)
         log.info("%d training images; labels from %s", len(items), ", ".join(map(str, label_folders)))
-        if left_out:
-            log.warning("%d images of the list are left out: they have no labels (dataset.allow_missing_labels)", left_out)
+        if len(items) < len(listed):
+            log.warning("%d of %d listed images are left out, as they have no labels", len(listed) - len(items), len(listed))
         torch.manual_seed(cfg.seed)  # every process draws the same initial head
         network = build_deeplab(cfg)
         if cfg.model.init_model and find_resume(cfg.train.resume, folder) is None:

@@ -8,7 +8,8 @@ from PIL import Image
 from configs.deeplab_schema import DeepLabConfig
 from scripts.build import load_config
 from utils.config import load_schema
-from utils.data.lists import evaluation_items, read_id_list, read_label_list, training_items
+from utils.data.items import evaluation_items, training_items
+from utils.data.lists import read_id_list, read_label_list
 from utils.data.samples import ViewDataset
 from utils.prepare.disk import check_cheaply
 from utils.prepare.layout import PUBLISHED_COUNTS, images_per_class
@@ -72,7 +73,7 @@ def test_a_plain_tree_trains_at_once(tmp_path: Path, which: str) -> None:
     path = ROOT / "configs" / f"{which}{'12' * (which == 'voc')}_resnet_dplv2.yaml"
     stage = load_schema(path, [f"dataset.root={root}"], DeepLabConfig)
     items, labels = training_items(stage.dataset, fully_supervised=False)
-    assert len(items) == len(dataset) and labels == root / "pseudo_seg_labels"
+    assert len(items) == len(dataset) and labels == [root / "pseudo_seg_labels"]
     val = evaluation_items(stage.dataset)
     assert len(val) == {"voc": 1449, "coco": 40137}[which]
     assert val[0].labels == root / folder / f"{val[0].image_id}.png"

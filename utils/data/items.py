@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -38,20 +37,11 @@ class Item:
     truth: Path | None = None
 
 
-class TrainingSet(NamedTuple):
-    """Images to train on, the folders their labels come from, and how many were left out as they have none."""
-
-    items: list[Item]
-    folders: list[Path]
-    left_out: int
-
-
-def training_items(dataset: DatasetConfig, *, fully_supervised: bool) -> TrainingSet:
-    """Return the training images with their labels.
+def training_items(dataset: DatasetConfig, *, fully_supervised: bool) -> tuple[list[Item], list[Path]]:
+    """Return the training images with where their labels are, and the folders these come from.
 
     Raises:
-        UserError: for an unreadable list, missing label maps without `dataset.allow_missing_labels`, and when labels are the
-            ground truth, by name or by content, without `fully_supervised`.
+        UserError: for an unreadable list, and when labels come from a ground-truth folder without `fully_supervised`.
     """
     items = _read(dataset, find_list(dataset, dataset.train_list, dataset.split.train))
     names = dataset.label_dirs or ([dataset.label_dir] if dataset.label_dir else [])
@@ -61,14 +51,22 @@ def training_items(dataset: DatasetConfig, *, fully_supervised: bool) -> Trainin
     if any(item.labels is None for item in items):
         raise UserError(f"the list of {dataset.split.train} has images without labels; set dataset.label_dir")
     folders = folders or list(dict.fromkeys(item.labels.parent for item in items if item.labels))
-    listed = len(items)
-    items = [replace(item, truth=truth) for item, truth in zip(items, _truths(dataset, items), strict=True)]
     if not fully_supervised:
         _refuse_truth_names(dataset, folders)
-    items = _labelled(dataset, items)
+    truths = _truths(dataset, items)
+    return [replace(item, truth=truth) for item, truth in zip(items, truths, strict=True)], folders
+
+
+def labelled_items(dataset: DatasetConfig, items: list[Item], *, fully_supervised: bool) -> list[Item]:
+    """Return the training images whose label maps are all there: all images, unless `dataset.allow_missing_labels`.
+
+    Raises:
+        UserError: when there are fewer, and when labels are a copy of the ground truth without `fully_supervised`.
+    """
+    found = _labelled(dataset, items)
     if not fully_supervised:
-        _refuse_truth(items)
-    return TrainingSet(items, folders, listed - len(items))
+        _refuse_truth(found)
+    return found
 
 
 def evaluation_items(dataset: DatasetConfig, *, unlabelled: bool = False) -> list[Item]:
