@@ -5,6 +5,7 @@ Of a path only the suffix is taken off to get its id. (A published loader stripp
 
 import pickle
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
