@@ -133,7 +133,7 @@ class PseudoConfig(Checked):
         ("constant", "inverse", "mask"),
     )
     background_power: float = key(5.0, "that power", within=NOT_NEGATIVE)
-    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png or <id>.npz", filled=True)
+    cam_dir: str = key("${cam.dir}", "folder of the maps, <id>_<class>.png, <id>.npz or IRNet's <id>.npy", filled=True)
     out_dir: str = key("${data.root}/pseudo_seg_labels", "folder for palette PNGs <id>.png", filled=True)
     cam_floor: float = key(0.3, "fusion=saliency: class scores below are dropped", within=UNIT)
     conflict: float = key(0.9, "fusion=saliency: a pixel with more than one score above is ignored (255)", within=UNIT)
@@ -150,7 +150,7 @@ class PseudoConfig(Checked):
     refine: Any = key(
         "none",
         "refiners of the class scores before labelling, a name or several in order: none (published), dense_crf (section crf), "
-        "pamr (section pamr, half of its time)",
+        "pamr (section pamr, half of its time); random_walk (section random_walk, first: of the CAMs themselves)",
     )
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
@@ -164,8 +164,8 @@ class PseudoConfig(Checked):
 class RefineConfig:
     """Section `refine`: CAMs refined as a whole folder (scripts.refine_cams)."""
 
-    by: Any = key("dense_crf", "refiner (dense_crf, pamr), or several in the order they run")
-    cam_dir: str = key("${cam.dir}", "folder of <id>_<class>.png to refine", filled=True)
+    by: Any = key("dense_crf", "refiner (dense_crf, pamr, random_walk), or several in the order they run")
+    cam_dir: str = key("${cam.dir}", "folder of the maps to refine, <id>_<class>.png, <id>.npz or <id>.npy", filled=True)
     out_dir: str = key("${run_dir}/ms/refined", "folder for the refined <id>_<class>.png", filled=True)
     background: float = key(0.25, "score of background beside the CAMs", within=UNIT)
     workers: int = key(0, "processes; 0 is one per core", within=PROCESSES)

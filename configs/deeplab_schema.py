@@ -6,8 +6,9 @@ Paths are relative to the working directory; `dataset.label_dir` and the paths i
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.crf_schema import CrfConfig
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, UNIT, Checked, Range, key
-from configs.schema import AVERAGE_HELP, CrfConfig
+from configs.schema import AVERAGE_HELP
 
 IGNORE_LABEL = 255
 PLAIN = "plain"

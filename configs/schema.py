@@ -11,39 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from configs.cam_schema import CamConfig, PseudoConfig, RefineConfig
+from configs.crf_schema import CrfConfig
 from configs.evaluation_schema import BoxConfig, EvalConfig, ScoreConfig
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, Checked, key
+from configs.irn_schema import BoundaryConfig, InstanceConfig, SeedConfig
 from configs.paste_schema import BankConfig
 from configs.sample_schema import SampleConfig
 from configs.tools_schema import CheckConfig, SaliencyConfig, ViewConfig
-
-
-@dataclass
-class CrfConfig:
-    """Dense CRF (Kraehenbuehl & Koltun 2011). Names and defaults are those of the published DeepLab files (set A)."""
-
-    iter_max: int = key(10, "mean-field iterations", within=COUNT)
-    pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)", within=NOT_NEGATIVE)
-    pos_xy_std: float = key(1.0, "its standard deviation, pixels", within=POSITIVE)
-    bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)", within=NOT_NEGATIVE)
-    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels", within=POSITIVE)
-    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255", within=POSITIVE)
-    backend: str = key(
-        "auto",
-        "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",
-        ("auto", "pydensecrf", "torch"),
-    )
-    image: str = key(
-        "true",
-        "true: the CRF sees the picture; published: the mean-subtracted picture wrapped to 8 bits (published DeepLab)",
-        ("true", "published"),
-    )
-    drop_below: float = key(
-        0.0,
-        "classes whose probability never reaches this are left out and restored after; 0 keeps all (exact), 0.05 is safe",
-        within=BELOW_ONE,
-    )
-    workers: int = key(0, "processes, one thread each; 0 is one per core", within=PROCESSES)
 
 
 @dataclass
@@ -276,6 +250,9 @@ class Config(Checked):
     boxes: BoxConfig = field(default_factory=BoxConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    seeds: SeedConfig = field(default_factory=SeedConfig)
+    boundaries: BoundaryConfig = field(default_factory=BoundaryConfig)
+    instances: InstanceConfig = field(default_factory=InstanceConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)

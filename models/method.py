@@ -7,7 +7,7 @@ know only this face.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
 
@@ -25,8 +25,9 @@ class Batch(TypedDict, total=False):
 
     images (B, 3, S, S) float32, normalised RGB; saliency (B, 1, S, S) in [0, 1]; labels (B, C), 1 for present classes; boxes
     (B, K, 4) int64 on the CPU, [x1, y1, x2, y2] in pixels, where the settings ask for local views; local_labels (B, C) where
-    the local views are classified as something else (paste.leak_labels); id: names of the images; window: mini-batches of the
-    optimiser step, over which the trainer takes the mean of their losses.
+    the local views are classified as something else (paste.leak_labels); seeds (B, S, S) uint8 label values, 255 unknown, where
+    the settings name a seed_dir; id: names of the images; window: mini-batches of the optimiser step, over which the trainer
+    takes the mean of their losses.
     """
 
     images: Tensor
@@ -34,6 +35,7 @@ class Batch(TypedDict, total=False):
     labels: Tensor
     boxes: Tensor
     local_labels: Tensor
+    seeds: Tensor
     id: list[str]
     window: int
 
@@ -158,6 +160,15 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    @classmethod
+    def boundary_network(cls, cfg: Config) -> nn.Module:
+        """Build, with random weights, the network boundaries come from (`models.irn.IrnNetwork`).
+
+        Raises:
+            ValueError: for a method that makes none.
+        """
+        raise ValueError(f"method={cls.name} makes no boundaries; use a configuration with method: irn")
+
     def phases(self) -> list[Phase]:
         """Return what the run goes through; together they cover `train.first_epoch` to `train.epochs`."""
         train = self.cfg.train
@@ -173,6 +184,14 @@ class Method(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups in the published order: `params`, `lr_scale` and, if not the run's, `weight_decay`."""
         return interleaved_groups([trained_parameters(n) for n in self.networks().values()], self.cfg.train.lr_head_factor)
+
+    def finish(self, images: Iterable[Tensor]) -> None:
+        """Called after the last step, by one process, before weights are written.
+
+        Args:
+            images: the pictures of data.infer_list, once: batches (B, 3, S, S), normalised, from the top left corner on, the
+                mean colour where a picture ends. Loaded only if looked at.
+        """
 
     def validation_score(self, means: Mapping[str, float]) -> float:
         """Return what a validation (section `validation`) selects weights by, the higher the better.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from configs.fields import compose
 from configs.published_wsfcn import BASES, FLAGS, translate
 from configs.schema import Config
-from models.refiners import refiner_sections
+from models.refiners import build_cam_refiner, build_refiner, refiner_names, refiner_sections
+from utils.cams.refinement import Refinement
 from utils.config import CONFIG_OPTIONS, load_schema, parse_schema_args, read_flat
 from utils.errors import UserError, user_errors
 from utils.runtime.device import compile_in_place
@@ -101,6 +102,17 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     return load_schema(path, overrides, config_schema)
 
 
+def build_refinement(names: Any, cfg: Config) -> Refinement:
+    """Return the refiners that `pseudo.refine` or `refine.by` names.
+
+    Raises:
+        UserError: for an unknown name, an order they cannot run in, or what one of them does not accept.
+    """
+    with user_errors():
+        walk, others = build_cam_refiner(names, cfg)
+        return Refinement(walk, build_refiner(others, cfg), refiner_names(names))
+
+
 def build_method(cfg: Config, device: "torch.device", *, initial: bool = True) -> "Method":
     """Build the configured method on `device`, in the memory layouts that suit its networks.
 
@@ -130,6 +142,14 @@ def build_inference_network(cfg: Config, network: str = "global") -> "nn.Module"
 
     with user_errors():
         return find_method(cfg.method).inference_network(cfg, network)
+
+
+def build_boundary_network(cfg: Config) -> "nn.Module":
+    """Build, with random weights, the network boundaries come from (`models.irn.IrnNetwork`)."""
+    from models.method import find_method
+
+    with user_errors():
+        return find_method(cfg.method).boundary_network(cfg)
 
 
 def compile_inference(network: "nn.Module", device: "torch.device") -> None:

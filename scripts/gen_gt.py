@@ -3,11 +3,12 @@
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=saliency [key=value ...]
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.fusion=threshold pseudo.threshold=0.25   # published rule
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.refine=dense_crf [crf.bi_rgb_std=3 ...]
+    python -m scripts.gen_gt --config configs/irn_voc.yaml cam.dir=their/cams       # after IRNet: pseudo.refine=random_walk
 
-Reads <pseudo.cam_dir>/<id>_<class>.png (and saliency) for the images of data.eval_list. Writes palette PNGs
-<pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores where
-data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and pseudo_labels.yaml (the configuration), and a
-stage card. Labels that are there already are written anew.
+Reads <pseudo.cam_dir>/<id>_<class>.png, <id>.npz or <id>.npy (and saliency) for the images of data.eval_list. Writes palette
+PNGs <pseudo.out_dir>/<id>.png, 0 background, class + 1, 255 ignored, and beside them pseudo_labels.json (counts, and scores
+where data.label_dir has ground truth), pseudo_labels_counts.json (its confusion) and pseudo_labels.yaml (the configuration),
+and a stage card. Labels that are there already are written anew.
 """
 
 import json
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from models.refiners import Chain, Refiner, build_refiner, refiner_names
-from scripts.build import parse_args
+from models.refiners import refiner_names
+from scripts.build import build_refinement, parse_args
 from utils.cams.labels import LabelCounts, LabelSource, write_pseudo_labels
 from utils.cams.store import read_labelled_ids
 from utils.cams.sweep import SALIENCY, best_level, sweep
@@ -26,7 +27,7 @@ from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.data.folder import DataFolder
 from utils.data.images import MAX_GREY
-from utils.errors import UserError, run_program, user_errors
+from utils.errors import UserError, run_program
 from utils.evaluation.metrics import score
 from utils.evaluation.scores import counts_path, counts_text, score_table, scores_to_dict
 from utils.files import lock_folder, write_text_atomic
@@ -49,11 +50,16 @@ def run(cfg: Config) -> dict[str, Any]:
     started = time.monotonic()
     out_dir, cam_dir = Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
     data = DataFolder.of(cfg.data, cfg.data.eval_list)
-    source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, _refiner(cfg))
+    source = LabelSource(data, cam_dir, out_dir, cfg.pseudo, build_refinement(cfg.pseudo.refine, cfg))
     _check(source)
     picked: list[tuple[str, str]] = []
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
+    if cfg.pseudo.pick == "saliency" and source.refinement.cams is not None:
+        raise UserError(
+            "pseudo.pick=saliency looks at the CAMs as they are in pseudo.cam_dir; walk them first (scripts.refine_cams "
+            "refine.by=random_walk) and label those, with pseudo.refine=none"
+        )
     if cfg.pseudo.pick == "saliency":
         level, _ = best_level(sweep(data, cam_dir, tasks, workers=cfg.pseudo.workers, against=[SALIENCY])[SALIENCY])
         source = replace(source, rule=replace(source.rule, threshold=level / MAX_GREY))
@@ -101,11 +107,6 @@ def _card(cfg: Config, result: dict[str, Any], counts: LabelCounts, names: list[
     )
 
 
-def _refiner(cfg: Config) -> Refiner | Chain | None:
-    with user_errors():
-        return build_refiner(cfg.pseudo.refine, cfg)
-
-
 def _check(source: LabelSource) -> None:
     """Refuse an output folder that holds inputs: its files would be overwritten."""
     source.data.refuse_output(source.out_dir, "pseudo.out_dir")
@@ -119,7 +120,7 @@ def _summary(source: LabelSource, counts: LabelCounts, names: list[str]) -> dict
     scores = scores_to_dict(score(counts.confusion), names)
     return {
         "fusion": source.rule.fusion,
-        "refined": source.refiner.settings() if source.refiner else None,
+        "refined": source.refinement.settings() if source.refinement else None,
         "images": counts.images,
         "images_ignored": counts.images_ignored,
         "images_compared": counts.images_compared,

@@ -1,13 +1,15 @@
-"""Refine whole folders of CAMs before they are scored and labelled, by a dense CRF or any other refiner.
+"""Refine whole folders of CAMs before they are scored and labelled, by a dense CRF, IRNet's random walk or any other refiner.
 
     python -m scripts.refine_cams --config configs/l2g_voc.yaml refine.by=dense_crf [key=value ...]
     python -m scripts.evaluate_cams --config configs/l2g_voc.yaml eval.cam_dir=runs/exp_voc/ms/refined eval.out=refined.json
     python -m scripts.gen_gt --config configs/l2g_voc.yaml pseudo.cam_dir=runs/exp_voc/ms/refined pseudo.threshold=0.5
+    python -m scripts.refine_cams --config configs/irn_voc.yaml refine.by=random_walk refine.cam_dir=their/cams
 
-Reads <refine.cam_dir>/<id>_<class>.png for the images of data.eval_list. Background scores refine.background at every pixel; it
-and the CAMs, divided by their sum, go through the refiners; each class's refined probability becomes
-<refine.out_dir>/<id>_<class>.png (about 0.5 is then the natural threshold). Finished images are skipped unless
-refine.overwrite=true, so a stopped run continues.
+Reads <refine.cam_dir>/<id>_<class>.png, <id>.npz or <id>.npy for the images of data.eval_list, and writes
+<refine.out_dir>/<id>_<class>.png. A random walk (after scripts.make_boundaries) gives CAMs again, whose background score a
+sweep finds. For the other refiners background scores refine.background at every pixel; it and the CAMs, divided by their sum,
+go through them, and refined probabilities come out (about 0.5 is then the natural threshold). Finished images are skipped
+unless refine.overwrite=true, so a stopped run continues.
 """
 
 import time
@@ -20,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
-from models.refiners import Chain, Refiner, build_refiner, refiner_names
-from scripts.build import parse_args
-from utils.cams.store import LabelledId, are_whole, cam_path, file_names, read_labelled_ids, read_scores
+from scripts.build import build_refinement, parse_args
+from utils.cams.refinement import ImageRefiner, Refinement
+from utils.cams.store import LabelledId, are_whole, cam_path, file_names, quantised, read_labelled_ids
 from utils.config import flat_settings, flatten
 from utils.data.folder import DataFolder
-from utils.data.images import MAX_GREY, read_image, write_png
-from utils.errors import UserError, run_program, user_errors
+from utils.data.images import read_image, write_png
+from utils.errors import UserError, run_program
 from utils.files import lock_folder
 from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
@@ -40,7 +42,7 @@ class RefineWork:
     data: DataFolder
     cam_dir: Path
     out_dir: Path
-    refiner: Refiner | Chain
+    refinement: Refinement
     background: float
 
 
@@ -59,15 +61,14 @@ def run(cfg: Config) -> int:
     cam_dir, out_dir = Path(refine.cam_dir), Path(refine.out_dir)
     if cam_dir.resolve() == out_dir.resolve():
         raise UserError(f"refine.out_dir is refine.cam_dir ({cam_dir}), whose maps would be lost; set another")
-    with user_errors():
-        refiner = build_refiner(refine.by, cfg)
-    if refiner is None:
+    refinement = build_refinement(refine.by, cfg)
+    if not refinement:
         raise UserError("refine.by is none, so there is nothing to do; name a refiner, e.g. refine.by=dense_crf")
     tasks = read_labelled_ids(cfg, cam_dir)
     with lock_folder(out_dir):
         source = {
             "cams": read_source(cam_dir) or str(cam_dir),
-            "refiner": {"names": list(refiner_names(refine.by)), **refiner.settings()},
+            "refiner": {"names": list(refinement.names), **refinement.settings()},
             "background": refine.background,
         }
         if refine.overwrite:
@@ -76,11 +77,11 @@ def run(cfg: Config) -> int:
             claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
         there = set() if refine.overwrite else file_names(out_dir)
         todo = [task for task in tasks if not _finished(task, out_dir, there)]
-        work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refiner, refine.background)
+        work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refinement, refine.background)
         done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
     print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
     if done:
-        _write_card(cfg, refiner, done, time.monotonic() - started)
+        _write_card(cfg, refinement, done, time.monotonic() - started)
     return done
 
 
@@ -89,15 +90,17 @@ def refine_image(work: RefineWork, task: LabelledId) -> int:
     image_id, classes = task
     if classes:
         image = read_image(work.data.image(image_id))
-        cams, background = read_scores(work.cam_dir, image_id, classes, image.size)
-        refined = refined_cams(work.refiner, np.asarray(image), cams, work.background if background is None else background)
-        for k, cam in zip(classes, refined, strict=True):
+        cams, background = work.refinement.read(work.cam_dir, image_id, classes, image.size)
+        given = work.background if background is None else background
+        scores = work.refinement.scores
+        maps = [quantised(cam) for cam in cams] if scores is None else refined_cams(scores, np.asarray(image), cams, given)
+        for k, cam in zip(classes, maps, strict=True):
             write_png(cam_path(work.out_dir, image_id, k), cam)
     return 1
 
 
 def refined_cams(
-    refiner: Refiner | Chain,
+    refiner: ImageRefiner,
     image: NDArray[np.uint8],
     cams: Sequence[NDArray[np.float32]],
     background: float | NDArray[np.float32],
@@ -112,8 +115,7 @@ def refined_cams(
     """
     scores = np.stack([np.broadcast_to(np.float32(background), image.shape[:2]), *cams])
     scores /= np.maximum(scores.sum(axis=0), np.finfo(np.float32).tiny)
-    maps = np.asarray(refiner.refine(scores, image), np.float32)[1:]
-    return np.rint(maps.clip(0, 1) * MAX_GREY).astype(np.uint8)
+    return quantised(np.asarray(refiner.refine(scores, image), np.float32)[1:])
 
 
 def _finished(task: LabelledId, folder: Path, names: set[str]) -> bool:
@@ -121,8 +123,8 @@ def _finished(task: LabelledId, folder: Path, names: set[str]) -> bool:
     return are_whole([cam_path(folder, image_id, k) for k in classes], names)
 
 
-def _write_card(cfg: Config, refiner: Refiner | Chain, images: int, seconds: float) -> None:
-    split, names = set_name(cfg.data.eval_list), refiner_names(cfg.refine.by)
+def _write_card(cfg: Config, refinement: Refinement, images: int, seconds: float) -> None:
+    split, names = set_name(cfg.data.eval_list), refinement.names
     title = f"Refined CAMs, {' + '.join(names).replace('_', ' ')}"
     usual = ("ms", "refined", split)
     card = StageCard(
@@ -133,7 +135,7 @@ def _write_card(cfg: Config, refiner: Refiner | Chain, images: int, seconds: flo
         images=images,
         seconds=seconds,
         settings=flat_settings(cfg),
-        facts=[(key, str(value)) for key, value in flatten(refiner.settings()).items()],
+        facts=[(key, str(value)) for key, value in flatten(refinement.settings()).items()],
         split=split,
         list_file=cfg.data.eval_list,
     )

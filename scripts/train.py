@@ -10,11 +10,14 @@ published key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb
 
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig
@@ -25,11 +28,11 @@ from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.classes import resolve_class_names
 from utils.data.lists import holds_paths
 from utils.data.paste import collate_views
-from utils.data.samples import ViewDataset
+from utils.data.samples import CornerViews, ViewDataset
 from utils.errors import UserError, run_program
 from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
-from utils.runtime.log import get_logger
+from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, training_session
 from utils.runtime.provenance import fingerprint
 from utils.training.journal import write_summary
@@ -80,6 +83,7 @@ def run(cfg: Config) -> int:
         log.info("%s: %d images, %d classes, %s on %s, %d process(es)", *facts)
         code = Trainer(method, course, state, place, stop, log).run()
         if code == 0 and place.is_main:
+            method.finish(_views_to_finish_with(cfg, place))
             _finish(cfg, state, len(dataset), place, log)
     return code
 
@@ -173,6 +177,15 @@ def build_state(cfg: Config, method: Method, dataset: ViewDataset, plan: Plan) -
     # The list may lie elsewhere, but must be the same.
     identity["data.train_list"] = fingerprint([f"{image_id} {classes}" for image_id, classes in dataset.labels.items()])
     return TrainState(method.networks(), optimizer, identity, plan.start, may_change, train.average_weights)
+
+
+def _views_to_finish_with(cfg: Config, place: Dist) -> Iterator[Tensor]:
+    """Yield the pictures of data.infer_list in batches, see `Method.finish`; as published not the last, incomplete one."""
+    dataset = CornerViews(cfg.data, cfg.settings.input_size)
+    whole = len(dataset) >= cfg.train.batch_size
+    loader = DataLoader(dataset, cfg.train.batch_size, num_workers=cfg.data.workers, drop_last=whole)
+    for batch in progress(loader, len(loader), "finish"):
+        yield batch.to(place.device)
 
 
 def _finish(cfg: Config, state: TrainState, images: int, place: Dist, log: logging.Logger) -> None:

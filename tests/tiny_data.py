@@ -54,6 +54,10 @@ SMALL = {
         *("crt.vit.patch=8", "crt.vit.tile=16", "crt.vit.tile_stride=8", "crt.vit.passes=2", "crt.vit.pretrained="),
         *("crt.cnn_frozen=[]", "model.backbone=resnet38", "validation.image_list="),
     ],
+    "irn": [
+        *("model.backbone=resnet38", "irn.input_size=64", "irn.radius=3", "irn.pad_size=64"),
+        *("irn.seed_dir=${data.root}/${data.label_dir}", "data.infer_list=${data.train_list}"),
+    ],
 }
 
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 EXPANSION = 4
 STEM_CHANNELS = 64
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+LEVELS = ("maxpool", *STAGES)
 # ResNet-<depth> -> bottlenecks of the four stages.
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Input pixels per cell -> (strides, dilations) of the four stages.

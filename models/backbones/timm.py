@@ -20,6 +20,7 @@ class TimmBackbone(nn.Module):
         output_stride: asked of timm; networks that cannot dilate keep their own, which `stride` then tells.
         shallow_stride: input pixels per cell of the one side feature wanted: the deepest map at least as fine as that, or
             the first one where none is; 0: the two maps before the last.
+        levels: that map, the last one, and all in between.
 
     Raises:
         ValueError: when timm is absent or does not know the name.
@@ -30,7 +31,7 @@ class TimmBackbone(nn.Module):
     key_prefix = "network."
     head_names: dict[str, str] = {}
 
-    def __init__(self, name: str, output_stride: int = 16, shallow_stride: int = 0) -> None:
+    def __init__(self, name: str, output_stride: int = 16, shallow_stride: int = 0, *, levels: bool = False) -> None:
         super().__init__()
         try:
             import timm
@@ -58,6 +59,8 @@ class TimmBackbone(nn.Module):
             if shallow_stride:
                 fine = [i for i, each in enumerate(every[:-1]) if PROBE_SIDE // each.shape[-1] <= shallow_stride]
                 self.indices = [fine[-1] if fine else 0, len(every) - 1]
+            if levels:
+                self.indices = range(self.indices[0], len(every))
             *sides, last = self(picture)
         self.side_channels = tuple(side.shape[1] for side in sides)
         self.out_channels = last.shape[1]

@@ -1,7 +1,7 @@
 """Refiners: class probabilities and a picture in, better class probabilities out. A new one is one file and one line here.
 
 Where: `pseudo.refine` (scores before they become labels), `scripts.refine_cams` (whole folders of CAMs), `refine` of the
-segmentation stage (`python -m deeplab crf`).
+segmentation stage (`python -m deeplab crf`). A refiner of CAMs (`CamRefiner`) comes before all others, and not in the last.
 """
 
 import importlib
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 REFINERS = {
     "dense_crf": "models.refiners.dense_crf:DenseCrf",
     "pamr": "models.refiners.pamr:PamrRefiner",
+    "random_walk": "models.refiners.random_walk:RandomWalk",
 }
 NONE = ("", "none", None)
 # Mean of the published segmentation networks' input, R, G, B in grey levels.
@@ -63,6 +64,34 @@ class Refiner(Protocol):
         ...
 
 
+class CamRefiner(Protocol):
+    """A refiner of CAMs, before there is a background score; with its boundaries from files, which the programs read.
+
+    Class attributes and `from_settings`: as of `Refiner`.
+    """
+
+    boundary_dir: str
+    section: ClassVar[str]
+    Settings: ClassVar[type]
+
+    @classmethod
+    def from_settings(cls, settings: Any, *, mean: Sequence[float], device: str | None) -> "CamRefiner": ...
+
+    def refine_cams(self, cams: Floats, boundary: Floats, size: tuple[int, int]) -> Floats:
+        """Return better CAMs (K, H, W) in [0, 1].
+
+        Args:
+            cams: (K, h, w) float32 in [0, 1], one value for 4 x 4 pixels.
+            boundary: (h, w) float32, probability that a cell lies on the boundary of an object.
+            size: (H, W) of the picture.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a score file should state of it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Chain:
     """Several refiners, one after the other; what they return is scaled to sum to 1 again in between."""
@@ -83,7 +112,7 @@ class Chain:
         return {name: refiner.settings() for name, refiner in zip(self.names, self.refiners, strict=True)}
 
 
-def find_refiner(name: str) -> type[Refiner]:
+def find_refiner(name: str) -> type[Any]:
     """Return the class of a refiner.
 
     Raises:
@@ -92,7 +121,7 @@ def find_refiner(name: str) -> type[Refiner]:
     if name not in REFINERS:
         raise ValueError(f"there is no refiner '{name}', expected one or more of {', '.join(REFINERS)}, or none")
     module, _, kind = REFINERS[name].partition(":")
-    found: type[Refiner] = getattr(importlib.import_module(module), kind)
+    found: type[Any] = getattr(importlib.import_module(module), kind)
     return found
 
 
@@ -116,9 +145,32 @@ def build_refiner(
         ValueError: for an unknown name, and their own.
     """
     chosen = refiner_names(names)
+    if of_cams(chosen):
+        raise ValueError(
+            f"{', '.join(chosen)}: random_walk refines CAMs, which have no background score yet; name it first, once, and in "
+            "pseudo.refine or refine.by only"
+        )
     kinds = [find_refiner(name) for name in chosen]
     built = [kind.from_settings(getattr(cfg, kind.section), mean=mean, device=device) for kind in kinds]
     return None if not built else built[0] if len(built) == 1 else Chain(chosen, tuple(built))
+
+
+def build_cam_refiner(names: Any, cfg: Any, *, device: str | None = None) -> tuple[CamRefiner | None, tuple[str, ...]]:
+    """Return the refiner of CAMs that a setting begins with, None where it does not, and the other names.
+
+    Raises:
+        ValueError: for an unknown name, and its own.
+    """
+    first, *others = refiner_names(names) or ("none",)
+    if first in NONE or not of_cams([first]):
+        return None, refiner_names(names)
+    kind = find_refiner(first)
+    return kind.from_settings(getattr(cfg, kind.section), mean=PUBLISHED_MEAN, device=device), tuple(others)
+
+
+def of_cams(names: Sequence[str]) -> bool:
+    """Return whether one of the named refiners refines CAMs, not probabilities."""
+    return any(hasattr(find_refiner(name), "refine_cams") for name in names)
 
 
 def refiner_sections(names: Sequence[Any]) -> dict[str, type]:

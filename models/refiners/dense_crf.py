@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.schema import CrfConfig
+from configs.crf_schema import CrfConfig
 from models.refiners import PUBLISHED_MEAN, mean_field
 from models.refiners.mean_field import (
     LOWEST_PROBABILITY,

@@ -103,7 +103,7 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("refine.by=nope", "there is no refiner 'nope', expected one or more of dense_crf, pamr, or none"),
+        ("refine.by=nope", "there is no refiner 'nope', expected one or more of dense_crf, pamr, random_walk, or none"),
         ("refine.by=none", "nothing to do"),
         ("refine.out_dir=${cam.dir}", "would be lost"),
         ("refine.background=2", "refine.background is 2"),

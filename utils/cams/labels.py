@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.cam_schema import PseudoConfig
-from utils.cams.store import LabelledId, chunked, npz_path, read_cams, read_scores
+from utils.cams.refinement import Refinement
+from utils.cams.store import LabelledId, chunked, dictionary_path, quantised, read_cams
 from utils.cams.sweep import first_level_above, winning_class
 from utils.data.classes import BACKGROUND, IGNORE, label_value, palette
 from utils.data.folder import DataFolder
@@ -21,14 +21,6 @@ from utils.runtime.parallel import map_progress
 
 # Takes and returns probabilities (K + 1, H, W) float32 of background and the present classes; a dense CRF, for one.
 Refiner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-class ImageRefiner(Protocol):
-    """A refiner of `models.refiners`, seen from here."""
-
-    def refine(self, scores: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]: ...
-
-    def settings(self) -> dict[str, Any]: ...
 
 
 def fuse_threshold(
@@ -190,7 +182,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where a data set and CAMs are, where labels go, and by which rule; `refiner` improves the scores first.
+    """Where a data set and CAMs are, where labels go, and by which rule; `refinement` improves the scores first.
 
     Images without a ground-truth file are not compared with it.
     """
@@ -199,7 +191,7 @@ class LabelSource:
     cam_dir: Path
     out_dir: Path
     rule: PseudoConfig
-    refiner: "ImageRefiner | None" = None
+    refinement: Refinement = Refinement()
 
 
 @dataclass
@@ -228,9 +220,9 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
     Raises:
         UserError: naming a file that is missing, damaged or of the wrong size.
     """
-    total = _no_counts(source.data.num_classes)
+    total = no_counts(source.data.num_classes)
     # A refiner may take seconds an image: progress is by image.
-    size = CHUNK if source.refiner is None else 1
+    size = 1 if source.refinement else CHUNK
     what = f"label ({size} image(s) each)"
     for counts in map_progress(partial(label_chunk, source), chunked(tasks, size), workers=workers, what=what):
         total.add(counts)
@@ -239,12 +231,12 @@ def write_pseudo_labels(source: LabelSource, tasks: Sequence[LabelledId], *, wor
 
 def label_chunk(source: LabelSource, tasks: Sequence[LabelledId]) -> LabelCounts:
     """Label a few images in this process."""
-    counts = _no_counts(source.data.num_classes)
+    counts = no_counts(source.data.num_classes)
     colours = palette()
     for image_id, classes in tasks:
         labels = make_label(source, image_id, classes)
         write_png(source.out_dir / f"{image_id}.png", labels, colours)
-        _count(source, counts, image_id, labels)
+        count_labels(source, counts, image_id, labels)
     return counts
 
 
@@ -252,11 +244,15 @@ def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> ND
     """Read what the rule needs of one image and return its (H, W) label map."""
     refine = _refiner(source, image_id)
     size = image_size(source.data.image(image_id))
-    rule, shape = source.rule, (size[1], size[0])
-    if rule.fusion == "threshold" and (rule.background != "constant" or npz_path(source.cam_dir, image_id).exists()):
-        scores, mask = read_scores(source.cam_dir, image_id, classes, size)
-        return fuse_scores(classes, scores, background_score(rule, scores, mask, shape), refine)
-    cams = read_cams(source.cam_dir, image_id, classes, size)
+    rule, shape, walked = source.rule, (size[1], size[0]), source.refinement.cams is not None
+    as_stored = rule.background != "constant" or dictionary_path(source.cam_dir, image_id) is not None
+    if walked or (rule.fusion == "threshold" and as_stored):
+        scores, mask = source.refinement.read(source.cam_dir, image_id, classes, size)
+        if rule.fusion == "threshold":
+            return fuse_scores(classes, scores, background_score(rule, scores, mask, shape), refine)
+        cams = [quantised(score) for score in scores]
+    else:
+        cams = read_cams(source.cam_dir, image_id, classes, size)
     if rule.fusion == "threshold":
         return fuse_threshold(classes, cams, shape, rule.threshold, refine)
     saliency = np.asarray(read_saliency(source.data.saliency(image_id), size))
@@ -264,13 +260,14 @@ def make_label(source: LabelSource, image_id: str, classes: Sequence[int]) -> ND
 
 
 def _refiner(source: LabelSource, image_id: str) -> Refiner | None:
-    if source.refiner is None:
+    if source.refinement.scores is None:
         return None
     image = np.asarray(read_image(source.data.image(image_id)))
-    return partial(source.refiner.refine, image=image)
+    return partial(source.refinement.scores.refine, image=image)
 
 
-def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDArray[np.uint8]) -> None:
+def count_labels(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDArray[np.uint8]) -> None:
+    """Add one image's labels (H, W) to `counts`, with their confusion where there is ground truth."""
     ignored = int(np.count_nonzero(labels == IGNORE))
     counts.images += 1
     counts.images_ignored += ignored == labels.size
@@ -285,5 +282,6 @@ def _count(source: LabelSource, counts: LabelCounts, image_id: str, labels: NDAr
         counts.images_compared += 1
 
 
-def _no_counts(num_classes: int) -> LabelCounts:
+def no_counts(num_classes: int) -> LabelCounts:
+    """Return the counts of no image."""
     return LabelCounts(np.zeros((num_classes + 1, num_classes + 1), np.int64))

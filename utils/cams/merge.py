@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -148,20 +147,16 @@ def seed_maps(score_maps: Sequence[Tensor], size: tuple[int, int]) -> SeedMaps:
 
 def write_seed_maps(path: Path, classes: Sequence[int], maps: SeedMaps) -> None:
     """Write `<id>.npz` (no pickle): `classes` (K,) 0-based, `labels` (K + 1,) label values with background first, `cam`
-    (float16, small maps) and `high_res` (float16)."""
+    (float32, small maps: what a random walk starts from) and `high_res` (float16)."""
     labels = [BACKGROUND, *(label_value(k) for k in classes)]
     with atomic_path(path, sync=False) as temporary:
         np.savez(
             temporary,
             classes=np.array(classes, np.int64),
             labels=np.array(labels, np.int64),
-            cam=_half(maps.low),
-            high_res=_half(maps.high),
+            cam=maps.low.cpu().numpy(),
+            high_res=maps.high.cpu().numpy().astype(np.float16),
         )
-
-
-def _half(maps: Tensor) -> NDArray[np.float16]:
-    return maps.cpu().numpy().astype(np.float16)
 
 
 def _sum_at(score_maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

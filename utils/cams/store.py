@@ -1,10 +1,9 @@
 """The folder of CAM PNGs two stages exchange: names, and which images and classes to expect in it."""
 
-import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
+from utils.cams.dictionaries import SUFFIXES, Dictionary, classes_of, read_dictionary
 from utils.data.classes import palette
 from utils.data.folder import DataFolder, labels_of
 from utils.data.images import MAX_GREY, is_whole_png, read_cam, write_png
@@ -26,6 +26,8 @@ from utils.runtime.provenance import claim_folder, read_source, write_source
 if TYPE_CHECKING:
     from utils.cams.inference import ImageCams
 
+# Input pixels per cell of small maps (IRNet's grid).
+CELL = 4
 # An image id and its present classes, 0-based ascending.
 LabelledId = tuple[str, tuple[int, ...]]
 
@@ -41,31 +43,39 @@ def npz_path(folder: Path, image_id: str) -> Path:
 
 
 def map_path(folder: Path, image_id: str, class_index: int) -> Path:
-    """Return the file that holds a class's map, of either format."""
-    path = npz_path(folder, image_id)
-    return path if path.exists() else cam_path(folder, image_id, class_index)
+    """Return the file that holds a class's map, of any format."""
+    return dictionary_path(folder, image_id) or cam_path(folder, image_id, class_index)
+
+
+def dictionary_path(folder: Path, image_id: str) -> Path | None:
+    """Return the file that holds all maps of an image (`utils.cams.dictionaries`), None where there is none."""
+    return next((path for suffix in SUFFIXES if (path := folder / f"{image_id}{suffix}").exists()), None)
 
 
 def has_cam(names: set[str], image_id: str, class_index: int) -> bool:
-    """Return whether a folder of file `names` holds this map in either format."""
-    return npz_path(Path(), image_id).name in names or cam_path(Path(), image_id, class_index).name in names
+    """Return whether a folder of file `names` holds this map in any format."""
+    return any(f"{image_id}{suffix}" in names for suffix in SUFFIXES) or cam_path(Path(), image_id, class_index).name in names
 
 
 def read_cams(folder: Path, image_id: str, classes: Sequence[int], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """Return an image's maps (H, W), 8-bit, of either format; those of `<id>.npz` are rounded.
+    """Return an image's maps (H, W), 8-bit, of any format; those that are not are rounded.
 
     Args:
-        folder: `cam.dir`.
+        folder: `cam.dir`, or that of another program.
         image_id, classes: whose; 0-based.
         size: (W, H) they must have.
 
     Raises:
         UserError: naming a file that is missing, damaged or of another size.
     """
-    path = npz_path(folder, image_id)
-    if path.exists():
-        return [np.rint(cam * MAX_GREY).astype(np.uint8) for cam in _read_npz(path, classes, size)[0]]
+    if dictionary_path(folder, image_id) is not None:
+        return [quantised(cam) for cam in read_scores(folder, image_id, classes, size)[0]]
     return [read_cam(cam_path(folder, image_id, k), size) for k in classes]
+
+
+def quantised(cam: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return maps of scores in [0, 1] as grey levels."""
+    return np.rint(cam.clip(0, 1) * MAX_GREY).astype(np.uint8)
 
 
 def read_scores(
@@ -75,23 +85,32 @@ def read_scores(
 
     Arguments and errors as of `read_cams`.
     """
-    path = npz_path(folder, image_id)
-    if path.exists():
-        return _read_npz(path, classes, size)
+    if (path := dictionary_path(folder, image_id)) is not None:
+        found = read_dictionary(path)
+        return [found.full[k] for k in _places(path, found, classes, size)], found.background
     return [read_cam(cam_path(folder, image_id, k), size) / np.float32(MAX_GREY) for k in classes], None
 
 
-def _read_npz(
-    path: Path, classes: Sequence[int], size: tuple[int, int]
-) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
-    with _open_npz(path) as file:
-        there, cam = file["classes"].tolist(), file["cam"]
-        background = file["background"] if "background" in file.files else None
-    missing = [k for k in classes if k not in there]
-    if missing or cam.shape[1:] != size[::-1]:
-        found = f"classes {there} of {cam.shape[1:]} pixels"
-        raise UserError(f"{path} holds {found}, expected classes {list(classes)} of {size[::-1]} pixels (height, width)")
-    return [cam[there.index(k)] for k in classes], background
+def read_small(folder: Path, image_id: str, classes: Sequence[int], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return an image's maps (K, ceil(H / 4), ceil(W / 4)) in [0, 1]: as stored where the file has such, else means of pixels.
+
+    Arguments and errors as of `read_cams`.
+    """
+    height, width = (-(-side // CELL) for side in size[::-1])
+    if (path := dictionary_path(folder, image_id)) is not None:
+        found = read_dictionary(path)
+        places = _places(path, found, classes, size)
+        if found.small is not None:
+            if found.small.shape[1:] != (height, width):
+                raise UserError(
+                    f"{path}: cam has {found.small.shape[1:]} cells, expected {(height, width)} for a picture of {size[::-1]} "
+                    "pixels (height, width); make the CAMs of these pictures"
+                )
+            return found.small[list(places)]
+    full = np.stack(read_scores(folder, image_id, classes, size)[0])
+    padded = np.pad(full, ((0, 0), (0, height * CELL - size[1]), (0, width * CELL - size[0])), mode="edge")
+    means: NDArray[np.float32] = padded.reshape(-1, height, CELL, width, CELL).mean(axis=(2, 4), dtype=np.float32)
+    return means
 
 
 def read_native(
@@ -102,26 +121,23 @@ def read_native(
     Raises:
         UserError: naming a file that is missing or damaged, or lacks one of `classes`.
     """
-    path = npz_path(folder, image_id)
-    if not path.exists():
+    if (path := dictionary_path(folder, image_id)) is None:
         return {k: read_cam(cam_path(folder, image_id, k)) / np.float32(MAX_GREY) for k in classes}, None
-    with _open_npz(path) as file:
-        maps = dict(zip(file["classes"].tolist(), file["cam"], strict=True))
-        scores = file["scores"] if "scores" in file.files else None
+    found = read_dictionary(path)
+    maps = dict(zip(found.classes, found.full, strict=True))
     if missing := [k for k in classes if k not in maps]:
         raise UserError(
             f"{path} holds classes {sorted(maps)}, expected {missing} as well; make it anew with cam.overwrite=true"
         )
-    return maps, scores
+    return maps, found.scores
 
 
-@contextlib.contextmanager
-def _open_npz(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); make it anew with cam.overwrite=true") from error
+def _places(path: Path, found: Dictionary, classes: Sequence[int], size: tuple[int, int]) -> list[int]:
+    """Return where the maps of `classes` are in a file, checked to be there and of `size` (W, H)."""
+    if any(k not in found.classes for k in classes) or found.full.shape[1:] != size[::-1]:
+        told = f"classes {list(found.classes)} of {found.full.shape[1:]} pixels"
+        raise UserError(f"{path} holds {told}, expected classes {list(classes)} of {size[::-1]} pixels (height, width)")
+    return [found.classes.index(k) for k in classes]
 
 
 def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
@@ -149,9 +165,8 @@ def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]
     """
     found: dict[str, list[int]] = {}
     for name in file_names(folder):
-        if name.endswith(".npz"):
-            with _open_npz(folder / name) as file:
-                found[name.removesuffix(".npz")] = [k for k in file["classes"].tolist() if k < num_classes]
+        if name.endswith(SUFFIXES):
+            found[Path(name).stem] = [k for k in classes_of(folder / name) if k < num_classes]
             continue
         image_id, _, class_index = name.removesuffix(".png").rpartition("_")
         if name.endswith(".png") and class_index.isascii() and class_index.isdigit() and int(class_index) < num_classes:

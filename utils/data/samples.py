@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from configs.schema import DataConfig, SampleConfig
 from utils.data.folder import DataFolder, check_files, read_labels
 from utils.data.images import read_image, read_label_map, read_saliency
+from utils.data.lists import read_id_list
 from utils.data.paste import ORIGINAL, PASTED, PasteTransform
 from utils.data.samplers import Key, SampleRng, sample_rng
 from utils.data.transforms import ColorJitter, draw_boxes, saliency_tensor, to_normalised_tensor
@@ -115,3 +116,30 @@ class ViewDataset(Dataset[dict[str, Any]]):
             return torch.ones(1, self.sample.input_size, self.sample.input_size)
         shown = view.map(saliency, _SALIENCY_RESAMPLING[self.sample.saliency_resize])
         return saliency_tensor(shown, self.sample.saliency_norm)
+
+
+class CornerViews(Dataset[torch.Tensor]):
+    """The pictures of data.infer_list from their top left corners on, (3, S, S) normalised, the mean colour around.
+
+    Args:
+        data: list, folder, mean and std.
+        side: S, pixels.
+
+    Raises:
+        UserError: for a wrong list, or images that are missing (at once) or damaged (when read).
+    """
+
+    def __init__(self, data: DataConfig, side: int) -> None:
+        self.data, self.side = data, side
+        self.ids = read_id_list(data.infer_list)
+        self.folder = DataFolder.of(data, data.infer_list)
+        self.folder.check_images(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Return the view of picture `index` of the list."""
+        image = read_image(self.folder.image(self.ids[index]))
+        view = View(None, image.size, (0, 0, self.side, self.side), mirrored=False)
+        return view.blanked(to_normalised_tensor(view.image(image), self.data.mean, self.data.std))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from configs.schema import CrfConfig
+from configs.crf_schema import CrfConfig
 from models.refiners import dense_crf as crf_pydensecrf
 from models.refiners import mean_field as crf_torch
 from models.refiners.dense_crf import DenseCrf, dense_crf, dense_crf_batch, published_image, resolve_backend
