@@ -12,7 +12,8 @@ files become palette PNGs where VOC has none), and
     labels.txt                                        '<value><TAB><name>' with background, for the segmentation stage
 
 Image labels come from the masks, as the published lists' do, or with --labels xml from all objects of the XML annotations (817
-of 10,582 training images then have classes the published list misses). Without --sbd, train_aug.txt holds VOC's 1,464 images.
+of 10,582 training images then have classes the published list misses), as for CRT and IRN, whose cls_labels.npy is then written
+too: a dictionary of id -> vector of 20, training and validation images. Without --sbd, train_aug.txt holds VOC's 1,464 images.
 --cls-png also makes cls_png/<id>.png of all of SBD's .mat files, beside their folder cls, where the lists of WS-FCN name them.
 Archives are unpacked to <out>/unpacked (links lead there). The same command continues an interrupted run.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from utils.data.classes import VOC_CLASSES, mask_classes, palette, write_label_names
 from utils.data.images import image_size, read_label_map, write_png
+from utils.data.lists import write_label_array
 from utils.errors import UserError, run_program
 from utils.files import lock_folder, remove_leftovers
 from utils.prepare.layout import (
@@ -41,7 +43,7 @@ from utils.prepare.layout import (
 from utils.prepare.voc import VocSource, open_voc, read_mask, xml_classes
 from utils.runtime.parallel import map_progress
 
-DATASET = "voc12"
+DATASET, XML_DATASET = "voc12", "voc12_xml"
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
 
 
@@ -171,12 +173,13 @@ def _write_lists(settings: VocSettings, source: VocSource, classes: dict[str, tu
     for name, ids in lists:
         report.append(write_list(out / name, pairs(ids), DATASET))
     for name, ids in (("train_cls.txt", source.train_aug), ("val_cls.txt", val)):
-        labels = {i: classes[i] for i in ids if classes[i]}
-        report.append(write_list(out / name, label_lines(labels, trailing_space=True), DATASET))
-        report.append(compare_counts(labels, VOC_CLASSES, DATASET, name))
+        labels, like = {i: classes[i] for i in ids if classes[i]}, XML_DATASET if settings.labels == "xml" else DATASET
+        report.append(write_list(out / name, label_lines(labels, trailing_space=True), like))
+        report.append(compare_counts(labels, VOC_CLASSES, like, name))
     if empty:
         report.append(f"{len(empty)} images without any class are in no *_cls.txt, the first: {empty[0]}")
     if settings.labels == "xml":
+        write_label_array(out / "cls_labels.npy", {i: classes[i] for i in [*source.train_aug, *val]}, len(VOC_CLASSES))
         report.append("labels come from the XML annotations: the published lists were made from masks and hold fewer classes")
     if settings.sbd is None:
         report.append("no --sbd: train_aug.txt holds VOC's own training images only")

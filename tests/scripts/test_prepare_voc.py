@@ -13,12 +13,14 @@ from PIL import Image
 
 pytest.importorskip("scipy")
 
+from configs.schema import DataConfig
 from scripts import prepare_voc
 from scripts.prepare_voc import VocSettings, main, run
 from tests.official_voc import MASK_CLASSES, SBD_ONLY, TRAIN, VAL, mask_of, write_sbd, write_sbd_mask, write_voc
 from utils.data.classes import palette
+from utils.data.folder import read_labels
 from utils.data.images import read_label_map
-from utils.data.lists import read_id_list, read_label_list
+from utils.data.lists import read_id_list, read_label_list, write_label_array
 from utils.errors import UserError
 from utils.prepare.voc import read_sbd_mask
 
@@ -95,6 +97,21 @@ def test_labels_from_xml_hold_what_the_masks_miss(settings: VocSettings, tmp_pat
     assert labels["2008_000008"] == (8, 12, 14)
     assert labels["2007_000032"] == MASK_CLASSES["2007_000032"]
     assert any("XML" in line for line in report)
+    both = read_label_list(tmp_path / "xml" / "cls_labels.npy", 20)
+    assert both == labels | read_label_list(tmp_path / "xml" / "val_cls.txt", 20)
+    assert "person 2 (published 4155)" in "".join(report) and "person 1 (published 445)" in "".join(report)
+    data = DataConfig(root="", label_list=str(tmp_path / "xml" / "cls_labels.npy"))
+    assert read_labels(data, str(tmp_path / "xml" / "train_aug.txt")) == labels
+    (tmp_path / "ids.txt").write_text("\n".join(labels))  # the published list
+    assert read_labels(data, str(tmp_path / "ids.txt")) == labels
+
+
+def test_other_names_than_vocs_stay_texts(tmp_path: Path) -> None:
+    labels = {"cat_1": (0, 2), "2007_000032": (1,), "7_1": (2,)}
+    write_label_array(tmp_path / "cls_labels.npy", labels, 3)
+    assert read_label_list(tmp_path / "cls_labels.npy", 3) == labels
+    entries = np.load(tmp_path / "cls_labels.npy", allow_pickle=True).item()
+    assert [type(name) for name in entries] == [str, np.int32, str] and entries[2007000032].dtype == np.float32
 
 
 def test_report_compares_with_the_published_lists(settings: VocSettings) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.schema import DataConfig
 from utils.data.classes import mask_classes
 from utils.data.images import read_label_map
-from utils.data.lists import Paths, file_of, holds_paths, ids_of, read_id_list, read_label_list, read_paths
+from utils.data.lists import Paths, file_of, holds_classes, ids_of, read_id_list, read_label_list, read_paths
 from utils.errors import UserError
 from utils.runtime.parallel import map_progress
 
@@ -163,14 +163,14 @@ def read_labels(data: DataConfig, list_file: str, *, labels_required: bool = Tru
 
     Args:
         data: section `data`.
-        list_file: '<id> <class> ...' lines; or of any other form `lists.read_paths` knows, whose labels are then those of
-            data.label_list.
+        list_file: '<id> <class> ...' lines; or of any other form `lists.read_paths` knows, bare ids among them, whose labels
+            are then those of data.label_list.
         labels_required: False: an image may have none, and none are looked for outside of the list.
 
     Raises:
         UserError: for a list that cannot be used, a missing mask, or an image without labels that needs some.
     """
-    if data.labels_from == "lists" and not holds_paths(list_file):
+    if data.labels_from == "lists" and holds_classes(list_file):
         return read_label_list(list_file, data.num_classes, labels_required=labels_required)
     if not labels_required:
         return dict.fromkeys(read_id_list(list_file), ())

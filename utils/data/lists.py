@@ -4,7 +4,7 @@ Of a path only the suffix is taken off to get its id. (A published loader stripp
 """
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import atomic_path
 
 # Integer ids of VOC: 2007000032 is 2007_000032.
 _VOC_DIGITS, _YEAR_DIGITS = 10, 4
@@ -132,6 +133,11 @@ def holds_paths(path: str | Path) -> bool:
     return any("/" in fields[0] for _, fields in list_lines(Path(path)))
 
 
+def holds_classes(path: str | Path) -> bool:
+    """Return whether some line of a list is an id with classes; raises as `read_id_list` for one that cannot be read."""
+    return any("/" not in fields[0] and len(fields) > 1 for _, fields in list_lines(Path(path)))
+
+
 def file_of(where: Path, image_id: str, suffix: str) -> Path:
     """Return an image's file.
 
@@ -201,9 +207,14 @@ def _array_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds what a pickled NumPy array of plain values needs, and nothing else."""
+    """Builds what pickled NumPy arrays and numbers need, and nothing else."""
 
-    ALLOWED = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+    ALLOWED = {
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "scalar": np.int32(0).__reduce__()[0],  # the published file's ids
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
     MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 
     def find_class(self, module: str, name: str) -> Any:
@@ -211,6 +222,27 @@ class _ArraysOnly(pickle.Unpickler):
         if module not in self.MODULES or name not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which is not allowed")
         return self.ALLOWED[name]
+
+
+def write_label_array(path: Path, labels: Mapping[str, Sequence[int]], num_classes: int) -> None:
+    """Write `cls_labels.npy` as IRN, CRT and their descendants read it: see `_array_lines`.
+
+    A dictionary inside of an .npy file is a pickle; this one holds texts, integers and float32 vectors only.
+
+    Args:
+        path: file to write (atomic).
+        labels: id -> 0-based classes; ids of VOC's form become integers.
+        num_classes: length of the vectors.
+    """
+    entries = {}
+    for image_id, classes in labels.items():
+        digits = image_id.replace("_", "", 1)
+        whole = _image_id(int(digits)) == image_id if digits.isascii() and digits.isdigit() else False
+        row = np.zeros(num_classes, np.float32)
+        row[list(classes)] = 1
+        entries[np.int32(digits) if whole else image_id] = row
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(entries, dtype=object), allow_pickle=True)
 
 
 def _image_id(name: Any) -> str:

@@ -132,6 +132,7 @@ PUBLISHED_SHA1 = {
 
 PUBLISHED_LINES = {
     "voc12": {"train_cls.txt": 10582, "val_cls.txt": 1449, "train_aug.txt": 10582, "train.txt": 1464, "val_aug.txt": 1449},
+    "voc12_xml": {"train_cls.txt": 10582, "val_cls.txt": 1449},
     "coco14": {"train_cls.txt": 82081, "val_cls.txt": 40137, "val.txt": 40137},
     "wsfcn": {
         "train_augvoc.txt": 10582, "train_voc.txt": 1464, "val_voc.txt": 1449, "train14_new.txt": 82081, "val14_new.txt": 40137,
@@ -155,6 +156,13 @@ PUBLISHED_COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
             586, 486, 698, 461, 654, 385, 1086, 1000, 1081, 264, 528, 1177, 444, 482, 3898, 487, 299, 491, 500, 548,
         ),
     },
+    # By all annotated objects (CRT, IRN), not by masks.
+    "voc12_xml": {
+        "train_cls.txt": (
+            590, 504, 705, 468, 714, 393, 1150, 1005, 1228, 267, 613, 1188, 445, 492, 4155, 522, 300, 649, 503, 567,
+        ),
+        "val_cls.txt": (90, 79, 103, 72, 96, 74, 127, 119, 123, 71, 75, 128, 79, 76, 445, 85, 57, 90, 84, 74),
+    },
     "coco14": {
         "train_cls.txt": (
             45061, 2280, 8600, 2440, 2241, 2790, 2463, 4317, 2096, 2892, 1205, 1213, 480, 3842, 2215, 2641, 2879, 2062, 1099,
@@ -177,7 +185,7 @@ def sha1_matches(dataset: str, name: str, content: bytes) -> bool | None:
     """Return whether a list's content is the published one byte for byte; None where no sum is known.
 
     Args:
-        dataset: "voc12" or "coco14".
+        dataset: "voc12", "voc12_xml" or "coco14".
         name: file name, e.g. "train_cls.txt".
         content: the file's bytes.
     """
@@ -213,7 +221,7 @@ def write_list(path: Path, text: str, dataset: str = "") -> str:
     Args:
         path: file to write.
         text: its content.
-        dataset: "voc12" or "coco14" to compare with; "" compares with nothing.
+        dataset: "voc12", "voc12_xml" or "coco14" to compare with; "" compares with nothing.
     """
     write_text_atomic(path, text)
     lines = len(text.splitlines())
@@ -238,7 +246,7 @@ def compare_counts(labels: Labels, names: Sequence[str], dataset: str, list_name
     Args:
         labels: id -> 0-based classes.
         names: class names in index order.
-        dataset: "voc12" or "coco14".
+        dataset: "voc12", "voc12_xml" or "coco14".
         list_name: published file the table belongs to, e.g. "train_cls.txt".
     """
     counts = images_per_class(labels, len(names))
