@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from configs.fields import COUNT, GREY, NOT_NEGATIVE, POSITIVE, PROCESSES, UNIT, Checked, key
+from configs.fields import COUNT, GREY, NOT_NEGATIVE, POSITIVE, PROCESSES, SIDE, UNIT, Checked, key
 
 
 @dataclass
@@ -46,6 +46,11 @@ class CamConfig(Checked):
         "image",
         "image: maps are resized to the image; network: they stay as coarse as the network's first scale, for localisation",
         ("image", "network"),
+    )
+    input_size: list[int] = key(
+        [],
+        "height and width images are resized to before scales, pixels, aspect lost (localisation: 224, 224); empty: none",
+        within=SIDE,
     )
     top: int = key(
         0,
@@ -91,6 +96,10 @@ class CamConfig(Checked):
             (
                 self.merge != "sum" or self.activation == "relu",
                 f"{name}merge=sum cuts scores at 0; set {name}activation=relu, or {name}merge=max",
+            ),
+            (
+                len(self.input_size) in (0, 2),
+                f"{name}input_size is {self.input_size}, expected height and width, or none",
             ),
             (
                 self.size == "image" or (self.merge == "max" and not self.label_dir and not self.refine_dir),

@@ -60,9 +60,18 @@ def key(
         free: a training that is resumed may have another value; all others are those it began with.
     """
     metadata = {"help": help, "choices": choices, "within": within, "filled": filled, "free": free}
+    return _field(default, metadata)
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def again(section: type, name: str, default: Any) -> Any:
+    """Return the dataclass field of key `name` of `section` with another default, for a section that inherits from it."""
+    return _field(default, next(entry.metadata for entry in fields(section) if entry.name == name))
 
 
 @dataclass

@@ -21,17 +21,18 @@ class SampleConfig(Checked):
     boxes: str = key("corners", "corners: the four corners, the rest random; random: all random", ("corners", "random"))
     resize: str = key(
         "short",
-        "short: short side to short_side, then a crop; square: to input_size^2, aspect lost; area: a random part of the "
-        "picture, by area_scale and aspect, to input_size^2 (published WS-FCN); scale: both sides times a factor of "
-        "scale_jitter, then a crop (IRN); long: long side to one of long_side, then a crop (CRT); none: a crop",
-        ("short", "square", "area", "scale", "long", "none"),
+        "short: short side to short_side, then a crop; square: to input_size^2, aspect lost; stretch: to short_side^2, then a "
+        "crop (localisation); area: a random part of the picture, by area_scale and aspect, to input_size^2 (WS-FCN); "
+        "scale: both sides times a factor of scale_jitter, then a crop (IRN); long: long side to one of long_side, then a crop "
+        "(CRT); none: a crop",
+        ("short", "square", "stretch", "area", "scale", "long", "none"),
     )
     long_side: list[int] = key([210, 420], "range of the random long side, pixels (resize=long)", within=SIDE)
     area_scale: list[float] = key([0.9, 1.0], "range of that part's share of the picture (resize=area)", within=SHARE)
     aspect: list[float] = key(
         [0.75, 1.3333], "range of its width over height, drawn on a log scale (resize=area)", within=POSITIVE
     )
-    short_side: int = key(512, "short side after resizing, pixels (resize=short)", within=SIDE)
+    short_side: int = key(512, "short side after resizing, pixels (resize=short, stretch)", within=SIDE)
     crop: str = key(
         "swapped",
         "swapped: width and height swapped, black padding (published); correct: a real random crop; top_left: that corner",

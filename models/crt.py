@@ -5,9 +5,9 @@ The transformer sees overlapping tiles and runs its blocks three times ("progres
 class token looked at. The convolutional branch only teaches; its own CAMs can be made too (`cam.network=cnn`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ class CrtSettings(SampleConfig):
         1.0, "weight of the transformer's own classification then (released: 1; its older build: 0)", within=NOT_NEGATIVE
     )
     l1_pulls: str = key("both", "branches the L1 term gives a gradient to (published: both)", ("both", "vit", "cnn"))
+    loss: str = key(
+        "soft_margin",
+        "classification: soft_margin: each class for itself; cross_entropy: of the one class that an image has (CUB)",
+        ("soft_margin", "cross_entropy"),
+    )
+    l1_size: str = key("image", "size the L1 term compares maps at: image (published on VOC), map (on CUB)", ("image", "map"))
     l1_classes: str = key("all", "all: absent classes' logits are pulled together too (published); present", ("all", "present"))
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
@@ -233,6 +239,17 @@ PUBLISHED_STAGES = {
 }  # fmt: skip
 
 
+def one_class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of logits (B, C) and the one class of each image, labels (B, C)."""
+    return F.cross_entropy(logits, labels.argmax(dim=1))
+
+
+CLASSIFY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "soft_margin": F.multilabel_soft_margin_loss,
+    "cross_entropy": one_class_loss,
+}
+
+
 class Refinement(nn.Module):
     """One step of both branches.
 
@@ -251,13 +268,12 @@ class Refinement(nn.Module):
         images, labels = batch["images"], batch["labels"]
         cnn, vit = self.cnn.class_maps(images), self.transformer.class_maps(images)
         vit_scores = vit.mean(dim=(2, 3))
-        losses = {
-            "cls_cnn": F.multilabel_soft_margin_loss(cnn.mean(dim=(2, 3)), labels),
-            "cls_vit": F.multilabel_soft_margin_loss(vit_scores, labels),
-        }
+        classify = CLASSIFY[self.settings.loss]
+        losses = {"cls_cnn": classify(cnn.mean(dim=(2, 3)), labels), "cls_vit": classify(vit_scores, labels)}
         loss = losses["cls_cnn"] + losses["cls_vit"]
         if self.bound:
-            losses["l1"] = mutual_l1(cnn, vit, labels, (images.shape[2], images.shape[3]), self.settings)
+            side = images if self.settings.l1_size == "image" else vit
+            losses["l1"] = mutual_l1(cnn, vit, labels, (side.shape[2], side.shape[3]), self.settings)
             loss = losses["cls_cnn"] + self.settings.vit_weight * losses["cls_vit"] + self.settings.l1_weight * losses["l1"]
         return {
             "loss": loss,
@@ -291,7 +307,7 @@ class Crt(Method):
     """Both branches; CAMs are the transformer's, or with `cam.network=cnn` the other's."""
 
     name = "crt"
-    Settings = CrtSettings
+    Settings: ClassVar[type[SampleConfig]] = CrtSettings
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)

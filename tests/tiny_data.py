@@ -58,7 +58,18 @@ SMALL = {
         *("model.backbone=resnet38", "irn.input_size=64", "irn.radius=3", "irn.pad_size=64"),
         *("irn.seed_dir=${data.root}/${data.label_dir}", "data.infer_list=${data.train_list}"),
     ],
+    "crt_wsol": [
+        *("crt_wsol.input_size=32", "crt_wsol.short_side=40", "crt_wsol.vit.depth=2", "crt_wsol.vit.width=16"),
+        *("crt_wsol.vit.heads=2", "crt_wsol.vit.patch=8", "crt_wsol.vit.tile=32", "crt_wsol.vit.tile_stride=32"),
+        *("crt_wsol.vit.pretrained=", "crt_wsol.cnn_frozen=[]", "crt_wsol.l1_period=2", "model.backbone=resnet38"),
+        *("cam.input_size=[32,32]", "boxes.size=[32,32]", "boxes.file=", "train.keep_epochs=[]"),
+        "crt_wsol.cnn_lr=0.000001",  # a trunk with random weights and fixed norms
+    ],
 }
+
+
+# Section -> its published configuration, where that is not <section>_voc.
+PRESETS = {"crt_wsol": "wsol_cub"}
 
 
 def tiny_config(tmp_path: Path, *overrides: str) -> Config:
@@ -88,4 +99,5 @@ def tiny_config(tmp_path: Path, *overrides: str) -> Config:
         "pseudo.workers=1",
         f"pseudo.out_dir={tmp_path / 'pseudo'}",
     ]
-    return load_config(Path(__file__).parents[1] / "configs" / f"{section}_voc.yaml", [*settings, *overrides])
+    name = PRESETS.get(section, f"{section}_voc")
+    return load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml", [*settings, *overrides])

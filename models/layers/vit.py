@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from configs.fields import COUNT, SIDE, Checked, key
+from configs.fields import BELOW_ONE, COUNT, SIDE, Checked, key
 
 NORM_EPSILON = 1e-6
 INIT_STD = 0.02
@@ -25,6 +25,9 @@ class VitConfig(Checked):
     heads: int = key(6, "attention heads", within=COUNT)
     patch: int = key(16, "side of a token, pixels", within=SIDE)
     tile: int = key(224, "side of the tiles it sees, pixels; a multiple of patch", within=SIDE)
+    drop_path: float = key(
+        0.0, "stochastic depth: chance that the last block's branches are skipped, from 0 at the first on", within=BELOW_ONE
+    )
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
@@ -59,10 +62,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each behind a LayerNorm and beside a shortcut."""
+    """Attention and a two-layer perceptron, each behind a LayerNorm and beside a shortcut, which training may take alone."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = drop_path
         inner = MLP_RATIO * width
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.attn = Attention(width, heads)
@@ -72,12 +76,19 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, look: bool = False) -> tuple[Tensor, Tensor | None]:
         """Map (B, N, width) to the same; `look` as in `Attention`."""
         mixed, seen = self.attn(self.norm1(tokens), look)
-        tokens = tokens + mixed
-        return tokens + self.mlp(self.norm2(tokens)), seen
+        tokens = tokens + self._dropped(mixed)
+        return tokens + self._dropped(self.mlp(self.norm2(tokens))), seen
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """Leave a branch (B, N, width) out for some of the images, and strengthen it for the others by as much."""
+        if not self.training or not self.drop_path:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(len(branch), 1, 1, device=branch.device) < keep) / keep
 
 
 class VisionTransformer(nn.Module):
-    """Tiles to tokens (DeiT without its classifier); no dropout, no stochastic depth.
+    """Tiles to tokens (DeiT without its classifier); no dropout.
 
     Args:
         vit: sizes.
@@ -95,7 +106,8 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, vit.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, vit.width))
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, vit.width, vit.patch, vit.patch)))
-        self.blocks = nn.ModuleList(Block(vit.width, vit.heads) for _ in range(vit.depth))
+        rates = [vit.drop_path * number / max(1, vit.depth - 1) for number in range(vit.depth)]
+        self.blocks = nn.ModuleList(Block(vit.width, vit.heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(vit.width, eps=NORM_EPSILON)
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=INIT_STD)

@@ -222,7 +222,7 @@ def describe_source(cfg: Config) -> dict[str, Any]:
         "labels": cam.labels,
         "score_threshold": [cam.score_threshold, cam.score_views] if cam.labels == "predict" else None,
         "top": cam.top,
-        "size": cam.size,
+        "size": [cam.size, list(cam.input_size)],
         "label_threshold": (cam.label_power or cam.label_threshold) if cam.label_dir else None,
         "image_dir": ", ".join(map(str, DataFolder.of(cfg.data).image_dirs)),
         "mean": list(cfg.data.mean),

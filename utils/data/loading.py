@@ -30,13 +30,20 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
         data: where the images are, and their mean and std.
         scales: factors on both sides, > 0.
         labels: id -> class indices, in the order to walk.
+        input_size: (H, W) that images are resized to before, bilinear, whatever their aspect; empty: their own.
 
     Raises:
         UserError: when images are missing (at once) or damaged (when read).
     """
 
-    def __init__(self, data: DataConfig, scales: Sequence[float], labels: Mapping[str, tuple[int, ...]]) -> None:
-        self.data, self.scales, self.labels = data, tuple(scales), labels
+    def __init__(
+        self,
+        data: DataConfig,
+        scales: Sequence[float],
+        labels: Mapping[str, tuple[int, ...]],
+        input_size: Sequence[int] = (),
+    ) -> None:
+        self.data, self.scales, self.labels, self.input_size = data, tuple(scales), labels, tuple(input_size)
         self.ids = list(labels)
         self.folder = DataFolder.of(data, data.infer_list)
         self.folder.check_images(self.ids)
@@ -48,10 +55,13 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
         """Return item `index` of the list."""
         image_id = self.ids[index]
         image = read_image(self.folder.image(image_id))
+        size = (image.height, image.width)
+        if self.input_size:
+            image = image.resize((self.input_size[1], self.input_size[0]), Image.Resampling.BILINEAR)
         scaled = [resize_scaled(image, scale) for scale in self.scales]
         return {
             "id": image_id,
-            "size": (image.height, image.width),
+            "size": size,
             "classes": self.labels[image_id],
             "scales": [to_normalised_tensor(view, self.data.mean, self.data.std) for view in scaled],
         }
@@ -119,9 +129,12 @@ def build_loader(
         UserError: when an image is missing, or unreadable where sizes are needed to form batches; others when they are read.
     """
     folder = DataFolder.of(data, data.infer_list)
-    batches = image_batches([folder.image(image_id) for image_id in classes], cam.batch_size)
+    if cam.input_size and cam.size == "network":  # all alike
+        batches = batches_by_size([(1, 1)] * len(classes), cam.batch_size)
+    else:
+        batches = image_batches([folder.image(image_id) for image_id in classes], cam.batch_size)
     return DataLoader(
-        MultiScaleDataset(data, cam.scales, classes),  # type: ignore[arg-type]
+        MultiScaleDataset(data, cam.scales, classes, cam.input_size),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=_collate,
         worker_init_fn=start_loader_worker,

@@ -85,8 +85,8 @@ class View:
 def draw_view(sample: SampleConfig, size: Size, rng: random.Random) -> View:
     """Draw a view by `sample.resize`, in the published order.
 
-    Drawn are: short: scale (if varied), crop x, crop y, flip (if on); square: flip; area: see `area_crop_box`, flip; scale,
-    long and none: factor or side (none: nothing), flip, crop x, crop y.
+    Drawn are: short, stretch: scale (if varied), crop x, crop y, flip (if on); square: flip; area: see `area_crop_box`, flip;
+    scale, long and none: factor or side (none: nothing), flip, crop x, crop y.
 
     Args:
         sample: geometry.
@@ -96,6 +96,10 @@ def draw_view(sample: SampleConfig, size: Size, rng: random.Random) -> View:
     side, whole = sample.input_size, (0, 0, sample.input_size, sample.input_size)
     if sample.resize == "square":
         return View(None, (side, side), whole, _flips(sample, rng), Image.Resampling.BILINEAR)
+    if sample.resize == "stretch":
+        resized = (sample.short_side, sample.short_side)
+        box = _CROP_BOXES[sample.crop](rng, resized, side)
+        return View(None, resized, box, _flips(sample, rng), Image.Resampling.BILINEAR)
     if sample.resize == "area":
         part = area_crop_box(rng, size, sample.area_scale, sample.aspect)
         return View(part, (side, side), whole, _flips(sample, rng))

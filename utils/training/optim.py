@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+OWN_KIND = "optimizer"
+
 
 def build_optimizer(
     groups: Sequence[Mapping[str, Any]], *, kind: str, lr: float, weight_decay: float, momentum: float, nesterov: bool = False
@@ -13,19 +15,51 @@ def build_optimizer(
     """Build SGD or AdamW.
 
     Args:
-        groups: `params` (may be empty), `lr_scale` (times the base rate) and, where it is not `weight_decay`, their own.
+        groups: `params` (may be empty), `lr_scale` (times the base rate) and, where they are others than these, their own
+            `weight_decay`, `momentum`, `optimizer` (as kind) and `fixed_lr` (a rate that no schedule changes).
         kind: sgd or adamw.
         lr: base learning rate.
         weight_decay: L2 penalty (sgd) or decoupled decay (adamw).
         momentum: of sgd.
         nesterov: of sgd, where there is momentum.
     """
-    rows = [{**group, "lr": lr * group["lr_scale"]} for group in groups]
-    if kind == "adamw":
+    rows = [{**group, "lr": group.get("fixed_lr", lr * group["lr_scale"])} for group in groups]
+    kinds = [row.get(OWN_KIND, kind) for row in rows]
+    if len({*kinds}) > 1:
+        parts = {
+            name: build_optimizer(
+                [{**row, OWN_KIND: name} for row, own in zip(groups, kinds, strict=True) if own == name],
+                kind=name, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
+            )
+            for name in dict.fromkeys(kinds)
+        }  # fmt: skip
+        return SideBySide(parts, kinds)
+    if kinds[0] == "adamw":
         return torch.optim.AdamW(rows, lr=lr, weight_decay=weight_decay)
     fused = _all_on_cuda(rows) or None
     nesterov = nesterov and momentum > 0
     return torch.optim.SGD(rows, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
+
+
+class SideBySide(torch.optim.Optimizer):
+    """Several optimisers as one: each steps the groups whose `optimizer` names it.
+
+    Args:
+        parts: name -> optimiser.
+        kinds: whose turn it is, in the order that the groups shall have.
+    """
+
+    def __init__(self, parts: Mapping[str, torch.optim.Optimizer], kinds: Sequence[str]) -> None:
+        waiting = {name: iter(part.param_groups) for name, part in parts.items()}
+        self.parts = dict(parts)
+        super().__init__([next(waiting[kind]) for kind in kinds], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step all of them; groups and states are looked up anew, as a checkpoint replaces both."""
+        for name, part in self.parts.items():
+            part.param_groups = [group for group in self.param_groups if group[OWN_KIND] == name]
+            part.state = self.state
+            part.step()
 
 
 def _all_on_cuda(rows: Iterable[Mapping[str, Any]]) -> bool:
@@ -73,6 +107,6 @@ class Schedule:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its `lr_scale` times `rate`."""
+    """Give every group its `lr_scale` times `rate`, or its `fixed_lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+        group["lr"] = group.get("fixed_lr", rate * group["lr_scale"])

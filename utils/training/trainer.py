@@ -278,7 +278,7 @@ class Trainer:
             if score is not None:
                 self._select(validation, epoch, score)
             selects = selects or name
-        self.journal.rates("train", epoch, [self.rate * group["lr_scale"] for group in self.state.optimizer.param_groups])
+        self.journal.rates("train", epoch, [group["lr"] for group in self.state.optimizer.param_groups])
         self._panel(module, epoch)
         self.module.train()
 
