@@ -121,6 +121,9 @@ class DeepLabModelConfig:
     init_model: str = key("", "weights to start from; empty: random")
     allow_missing: list[str] = key([], "patterns (fnmatch) of trunk keys the init file may lack")
     freeze_bn: bool = key(True, "BatchNorm keeps statistics and scale (published)")
+    checkpoint_activations: bool = key(
+        False, "ResNets compute their blocks again in the backward pass: more time, a fraction of the memory", free=True
+    )
     backbone: str = key("", "trunk of DeepLabV2_Backbone_MSC, as in the first stage: timm:<name>, resnet38, resnet101, vgg16")
     width: float = key(1.0, "channel multiplier of backbone=resnet38", within=SHARE)
     output_stride: int = key(8, "input pixels per logit cell of backbone=resnet101 and timm networks", within=COUNT)
@@ -296,6 +299,10 @@ class DeepLabConfig(Checked):
             (
                 not (dataset.label_dir and dataset.label_dirs),
                 "dataset.label_dir and dataset.label_dirs are both set; leave one out",
+            ),
+            (
+                self.model.freeze_bn or not self.model.checkpoint_activations,
+                "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
             ),
             (len(self.model.n_blocks) == 4, "model.n_blocks needs four numbers, one a stage"),
             (len(self.model.atrous_rates) > 0, "model.atrous_rates needs at least one dilation"),

@@ -108,6 +108,7 @@ class ExpertLosses(nn.Module):
         self.network, self.place, self.thresholds, self.cdl = network, place, cfg.thresholds, cfg.cdl
         self.steps, self.rule = cfg.solver.iter_max, RefreshRule.of(cfg)
         self.negative_weight = NEGATIVE_WEIGHT[cfg.method]
+        self.balanced = cfg.thresholds.imagenet_init or cfg.train.loss == "balanced"
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Make one step's losses.
@@ -172,9 +173,7 @@ class ExpertLosses(nn.Module):
         heads = list(zip(*(item.logits for item in items), strict=True))
         names = {"expert_1": 0, **({} if by_dice else {"expert_2": 1}), **({"expert_3": 2} if len(heads) > 2 else {})}
         outputs = [logits for head in names.values() for logits in heads[head]]
-        entropies = cross_entropies(
-            outputs, targets * len(names), balanced=self.thresholds.imagenet_init, reduce_counts=self._over_processes
-        )
+        entropies = cross_entropies(outputs, targets * len(names), balanced=self.balanced, reduce_counts=self._over_processes)
         losses = dict(zip(names, entropies.view(len(names), -1), strict=True))
         if by_dice:
             losses["expert_2"] = dice_losses(

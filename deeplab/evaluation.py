@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.deeplab_schema import DeepLabConfig
+from configs.deeplab_schema import PLAIN, DeepLabConfig
 from deeplab.dataset import check_items
 from deeplab.labelling import Labelling
 from deeplab.outputs import (
     LOGIT_SUFFIXES,
+    TITLES,
     Confusion,
     archive_path,
     experiment,
@@ -91,10 +92,11 @@ def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], *
     split, scores = set_name(tested_split(cfg)), published_scores(counts)
     crf_facts = [("CRF image", cfg.crf.image), ("CRF iterations", str(cfg.crf.iter_max))] if crf else []
     label_facts = [(key.replace("_", " "), str(value)) for key, value in Labelling.of(cfg).about.items()]
+    views = ", multi-scale" if cfg.test.flip and len(cfg.test.scales) > 1 else ""
     accuracies = [(key, scores[key]) for key in ("Pixel Accuracy", "Mean Accuracy") if scores[key] is not None]
     return StageCard(
         key=f"deeplab_{'crf' if crf else 'test'}_{split}",
-        title=f"DeepLab{' + CRF' if crf else ''}{', multi-scale' if cfg.test.flip and len(cfg.test.scales) > 1 else ''}",
+        title=f"{TITLES[cfg.method]}{' + CRF' if crf else ''}{views}",
         program=f"deeplab {'crf' if crf else 'test'}",
         order=SEGMENTATION_REFINED if crf else SEGMENTATION_TEST,
         output=str(scores_dir(cfg)),
@@ -182,6 +184,7 @@ def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
     return {
         "Weights": weights,
         "Model": cfg.model.name,
+        **({} if cfg.method == PLAIN else {"Method": [cfg.method, cfg.cdl.output_divisor]}),
         "Views": {"scales": list(cfg.test.scales), "flip": cfg.test.flip, "msc_scales": list(cfg.model.msc_scales)},
         "CRF": build_configured(cfg, place).settings() if crf else None,
         **({"Labels": labels} if labels else {}),

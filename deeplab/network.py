@@ -265,6 +265,10 @@ def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
         UserError: for an unknown name, or a missing optional library.
     """
     parts, scales, freeze_bn = _parts(cfg), list(cfg.model.msc_scales), cfg.model.freeze_bn
+    if cfg.model.checkpoint_activations:
+        if not hasattr(parts.trunk, "checkpoint_activations"):
+            raise UserError("model.checkpoint_activations is for ResNets, this trunk is none; leave it false")
+        cast(Any, parts.trunk).checkpoint_activations = True
     if cfg.method == PLAIN:
         return MultiScale(DeepLab(parts), scales, freeze_bn=freeze_bn)
     extended = cfg.method == "cdl_e"

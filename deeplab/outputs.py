@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.deeplab_schema import DeepLabConfig
+from configs.deeplab_schema import PLAIN, DeepLabConfig
 from deeplab.dataset import read_labels
 from utils.data.classes import label_count, palette
 from utils.data.images import image_size, is_whole_png, read_label_map, write_png
@@ -23,6 +23,8 @@ from utils.runtime.processes import Dist, sum_over_ranks
 from utils.runtime.provenance import NOTE, differing, read_source, write_source
 
 LOGIT_SUFFIXES = (".npy", ".npz")
+# What the methods are called in reports.
+TITLES = {PLAIN: "DeepLab", "cdl_b": "CDL-b", "cdl_e": "CDL-e"}
 KEY = "logits"  # of the archive that `write_logits` makes
 
 

@@ -21,7 +21,7 @@ from deeplab.cdl import ExpertLosses
 from deeplab.dataset import CropDataset
 from deeplab.losses import LossModule, resize_labels
 from deeplab.network import MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups
-from deeplab.outputs import FINAL, experiment, logs_dir, models_dir
+from deeplab.outputs import FINAL, TITLES, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
 from deeplab.weights import load_initial
 from models.layers.cpu_convs import training_format
@@ -206,7 +206,7 @@ def _write_card(cfg: DeepLabConfig, state: TrainState, items: int) -> None:
     facts = [("network", cfg.model.name), ("iterations", str(solver.iter_max)), ("training images", str(items))]
     card = StageCard(
         key="deeplab_train",
-        title="DeepLab training",
+        title=f"{TITLES[cfg.method]} training",
         program="deeplab train",
         order=SEGMENTATION_TRAINING,
         output=str(models_dir(cfg)),

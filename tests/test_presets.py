@@ -23,6 +23,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "first": {"precision": "fp32", "pseudo.conflict_counts": "all"},
     "segmentation": {"precision": "fp32", "crf.image": "published", "train.loss": "ce"},
 }
+# Of experts: what the published program does by omission, and what the improved preset makes of it.
+PUBLISHED_CDL: dict[str, Any] = {
+    "cdl.train_affinity": False,
+    "cdl.swap_thresholds": True,
+    "cdl.credit_ties": False,
+    "cdl.refresh_ignored": True,
+    "cdl.dice_counts_ignored": True,
+    "cdl.early_dice": True,
+    "cdl.output_divisor": 2.0,
+    "model.msc_scales": [0.5, 0.75],
+}
+IMPROVED_CDL = {key: not value for key, value in PUBLISHED_CDL.items() if isinstance(value, bool)} | {"cdl.output_divisor": 1.0}
 IMPROVED: dict[str, dict[str, Any]] = {
     "first": {"precision": "auto"},
     "segmentation": {"precision": "auto", "crf.image": "true"},
@@ -39,7 +51,12 @@ def is_published(path: Path) -> bool:
 
 
 def stage_of(path: Path) -> str:
-    return "segmentation" if "_dplv" in path.stem else "first"
+    """Return the stage a file is of: one with a solver, or that stands on one, is the segmentation stage's."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = {key.lower(): value for key, value in content.items()}.get("base")
+    if "solver" in map(str.lower, content):
+        return "segmentation"
+    return "first" if base is None else stage_of(path.parent / base)
 
 
 def settings_of(path: Path) -> dict[str, Any]:
@@ -49,8 +66,8 @@ def settings_of(path: Path) -> dict[str, Any]:
 def test_the_rule_tells_them_apart() -> None:
     """Neither kind is empty, and names mean what a reader takes them for."""
     found = {path.stem: is_published(path) for path in PRESETS}
-    theirs = ("l2g_voc", "l2g_coco", "wsfcn_coco", "voc12_vgg_dplv1", "l2g_voc_mini_published")
-    ours = ("l2g_voc_improved", "l2g_voc_sa_cda_improved", "demo_paste", "demo_dplv2")
+    theirs = ("l2g_voc", "l2g_coco", "wsfcn_coco", "voc12_vgg_dplv1", "l2g_voc_mini_published", "voc12_coco_predtrain", "coco")
+    ours = ("l2g_voc_improved", "l2g_voc_sa_cda_improved", "demo_paste", "demo_dplv2", "voc12_cdl_improved")
     assert all(found[name] for name in theirs)
     assert not any(found[name] for name in ours)
 
@@ -61,6 +78,8 @@ def test_published_presets_are_published(path: Path) -> None:
     assert PUBLISHED[stage_of(path)].items() <= settings.items()
     assert settings.get("l2g.kd_accumulate", "sum") == "sum"
     assert settings.get("train.untrained_fov", False) == (settings.get("model.name") == "DeepLabV1_ResNet101_MSC")
+    if settings.get("method") in ("cdl_b", "cdl_e"):
+        assert PUBLISHED_CDL.items() <= settings.items()
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if "improved" in p.stem], ids=lambda path: path.stem)
@@ -69,10 +88,12 @@ def test_improved_presets_are_improved(path: Path) -> None:
     assert IMPROVED[stage_of(path)].items() <= settings.items()
     assert settings.get("l2g.kd_accumulate", "mean") == "mean"
     assert not settings.get("train.untrained_fov", False)
+    if settings.get("method") in ("cdl_b", "cdl_e"):
+        assert IMPROVED_CDL.items() <= settings.items()
 
 
 @pytest.mark.parametrize(("stage", "name"), [("first", "mine.yaml"), ("segmentation", "mine_dplv2.yaml")])
 def test_what_a_file_does_not_say_is_published(tmp_path: Path, stage: str, name: str) -> None:
     """As the published programs' own files say nothing of it."""
-    (tmp_path / name).write_text("SEED: 0\n")
+    (tmp_path / name).write_text("SEED: 0\n" + "SOLVER: {}\n" * (stage == "segmentation"))
     assert PUBLISHED[stage].items() <= settings_of(tmp_path / name).items()

@@ -85,7 +85,12 @@ def test_published_files_load_unchanged(tmp_path: Path) -> None:
     assert len(class_names(cfg.dataset)) == 81
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_dplv*.yaml")), ids=lambda path: path.stem)
+SEGMENTATION = sorted(
+    {*CONFIGS.glob("*_dplv*.yaml"), *CONFIGS.glob("*train.yaml"), *CONFIGS.glob("*cdl*.yaml"), CONFIGS / "coco.yaml"}
+)
+
+
+@pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
 def test_shipped_files_describe_networks(path: Path) -> None:
     cfg = load_schema(path, [], DeepLabConfig)
     with torch.device("meta"):
@@ -93,6 +98,34 @@ def test_shipped_files_describe_networks(path: Path) -> None:
     if not cfg.dataset.labels or Path(cfg.dataset.labels).is_file():  # the demo's list is made by the demo
         assert len(class_names(cfg.dataset)) == cfg.dataset.n_classes
     assert cfg.dataset.label_dir
+
+
+# What CDL's published files have beside DeepLab's keys: file -> (batch, mini-batches a step, steps, crop, section THRESHOLDS).
+CDL = {
+    "voc12_coco_predtrain": (4, 2, 20000, 321, "IMAGENET_INIT: false", [0.5, 0.75]),
+    "voc12_imageNet_predtrain": (8, 2, 30000, 321, "IMAGENET_INIT: true", [0.5, 0.75, 1.25, 1.5, 1.75, 2.0]),
+    "coco": (10, 1, 100000, 481, "IMAGENET_INIT: true", [0.5, 0.75, 1.25, 1.5]),
+}
+
+
+@pytest.mark.parametrize("name", CDL)
+def test_published_files_of_cdl_load_and_are_the_shipped_ones(tmp_path: Path, name: str) -> None:
+    batch, iter_size, steps, crop, imagenet, scales = CDL[name]
+    (tmp_path / "a.yaml").write_text(
+        PUBLISHED.replace("TRAIN: 20\n", f"TRAIN: {batch}\n")
+        .replace("ITER_SIZE: 1", f"ITER_SIZE: {iter_size}")
+        .replace("ITER_MAX: 50000", f"ITER_MAX: {steps}")
+        .replace("TRAIN: 321", f"TRAIN: {crop}")
+        + "THRESHOLDS:\n    MAIN_TH: 0.9\n    AUX_TH: 0.9\n    AFF_LOSS_WEIGHT: 0.4\n    LOSS_WEIGHT_1ST: 0.2\n"
+        f"    LOSS_WEIGHT_2ND: 0.2\n    LOSS_WEIGHT_3RD: 0.2\n    START_RATION: 0.1\n    {imagenet}\n    SCALES: {scales}\n"
+    )
+    theirs = load_schema(tmp_path / "a.yaml", ["method=cdl_b"], DeepLabConfig)
+    for shipped in (name, name.replace("predtrain", "pretrain"), *(["coco_cdl"] if name == "coco" else [])):
+        ours = load_schema(CONFIGS / f"{shipped}.yaml", [], DeepLabConfig)
+        assert (theirs.thresholds, theirs.cdl, theirs.method) == (ours.thresholds, ours.cdl, ours.method)
+        assert (theirs.solver.iter_max, theirs.solver.iter_size) == (ours.solver.iter_max, ours.solver.iter_size)
+        assert (theirs.solver.batch_size, theirs.image.size) == (ours.solver.batch_size, ours.image.size)
+        assert ours.exp.id != load_schema(CONFIGS / f"{shipped}.yaml", ["method=cdl_e"], DeepLabConfig).exp.id
 
 
 def test_mistyped_keys_are_named(tmp_path: Path) -> None:
