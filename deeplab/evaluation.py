@@ -27,6 +27,7 @@ from deeplab.outputs import (
     split_finished,
     tested_split,
 )
+from deeplab.weights import read_init
 from models.refiners import Chain, Refiner, build_refiner
 from utils.config import flat_settings, save_config
 from utils.data.classes import class_names
@@ -74,7 +75,8 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
         counts, images = _count(cfg, place, about, items, folder, work, logits=None if crf else logits_to_save(cfg))
         if not place.is_main:
             return {}
-        card = _card(cfg, counts, names, crf=crf)
+        init = read_init(model_path)
+        card = _card(cfg, counts, names, init, crf=crf)
         card.images, card.seconds = images, time.monotonic() - started
         write_card(cfg.exp.output_dir, card, group=experiment(cfg))
         if cfg.test.unlabelled and folder is not None:
@@ -85,10 +87,10 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
             write_archive(archive, folder, items)
             print(f"predictions in {folder}, for the test server in {archive}")
             return {}
-        return _report(cfg, "scores_crf" if crf else "scores", counts, names, {**about, "Images": len(items)})
+        return _report(cfg, "scores_crf" if crf else "scores", counts, names, {**about, "Init": init, "Images": len(items)})
 
 
-def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], *, crf: bool) -> StageCard:
+def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], init: str, *, crf: bool) -> StageCard:
     split, scores = set_name(tested_split(cfg)), published_scores(counts)
     crf_facts = [("CRF image", cfg.crf.image), ("CRF iterations", str(cfg.crf.iter_max))] if crf else []
     label_facts = [(key.replace("_", " "), str(value)) for key, value in Labelling.of(cfg).about.items()]
@@ -103,6 +105,7 @@ def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], *
         settings=flat_settings(cfg),
         facts=[
             ("split", tested_split(cfg)),
+            ("init", init),
             *crf_facts,
             *label_facts,
             *((key.lower(), f"{value:.1%}") for key, value in accuracies),

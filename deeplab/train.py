@@ -23,7 +23,7 @@ from deeplab.losses import LossModule, resize_labels
 from deeplab.network import MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups
 from deeplab.outputs import FINAL, TITLES, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
-from deeplab.weights import load_initial
+from deeplab.weights import RANDOM, load_initial, read_init, write_init
 from models.layers.cpu_convs import training_format
 from models.method import Picture
 from utils.config import flat_settings, lasting_settings, save_config
@@ -71,8 +71,12 @@ def run(cfg: DeepLabConfig) -> int:
             log.warning("%d of %d listed images are left out, as they have no labels", len(listed) - len(items), len(listed))
         torch.manual_seed(cfg.seed)  # every process draws the same initial head
         network = build_deeplab(cfg)
-        if cfg.model.init_model and find_resume(cfg.train.resume, folder) is None:
-            log.info(load_initial(network, cfg.model.init_model, cfg.model.allow_missing))
+        init, resumed = RANDOM, find_resume(cfg.train.resume, folder)
+        if resumed is not None:
+            init = read_init(resumed)
+        elif cfg.model.init_model:
+            init, told = load_initial(network, cfg.model.init_model, cfg.model.allow_missing)
+            log.info(told)
         network.to(place.device).to(memory_format=training_format(network, place.device))
         if cfg.compile:
             compile_in_place(network.base, place.device, sizes_vary=False)  # one code per scale; losses stay uncompiled
@@ -81,12 +85,13 @@ def run(cfg: DeepLabConfig) -> int:
         state.resume(cfg.train.resume, folder, course.plan, log)
         if place.is_main:
             save_config(cfg, logs_dir(cfg) / "config.yaml")
+            write_init(folder, init)
         torch.backends.cudnn.benchmark = True  # all inputs have one size
         code = Trainer(Segmentation(cfg, network, place), course, state, place, stop, log).run()
         if code == 0 and place.is_main:
             with state.averaged():
                 save_weights(state.published_weights()["state_dict"], folder / FINAL)
-            _write_card(cfg, state, len(items))
+            _write_card(cfg, state, len(items), init)
             log.info("finished; weights in %s", folder / FINAL)
     return code
 
@@ -200,10 +205,10 @@ def build_state(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item]) 
     return TrainState({"state_dict": network}, optimizer, identity, may_change=may_change, decay=average)
 
 
-def _write_card(cfg: DeepLabConfig, state: TrainState, items: int) -> None:
+def _write_card(cfg: DeepLabConfig, state: TrainState, items: int, init: str) -> None:
     solver = cfg.solver
     images = solver.batch_size.train * solver.iter_size * solver.iter_max
-    facts = [("network", cfg.model.name), ("iterations", str(solver.iter_max)), ("training images", str(items))]
+    facts = [("network", cfg.model.name), ("iterations", str(solver.iter_max)), ("training images", str(items)), ("init", init)]
     card = StageCard(
         key="deeplab_train",
         title=f"{TITLES[cfg.method]} training",

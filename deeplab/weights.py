@@ -1,9 +1,10 @@
 """Weights in: initialisation of a trunk, and checkpoints; nothing is dropped without a word."""
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from models.backbones.vgg16 import caffe_vgg_name
 from models.cam_net import Trunk, new_keys
 from utils.data.images import MAX_GREY
 from utils.errors import UserError
+from utils.files import write_text_atomic
 from utils.training.weights import check_shapes, listed_keys, read_weights
 
 BASE = "base."
@@ -23,6 +25,43 @@ CAM_HEAD = "head"  # of first-stage networks without published names
 COUNTER = "num_batches_tracked"
 # Ending of the last classifier's name -> method.
 HEADS = {"_3rd": "cdl_e", "_2nd": "cdl_b"}
+# Beside the checkpoints of a training: what it started from. Hidden, for it is no sign that anything was trained.
+INIT_NOTE = ".init.txt"
+RANDOM, UNKNOWN = "none (random weights)", "unknown (no note of a training beside the weights)"
+SEGMENTATION_HEAD = re.compile(r"(aspp|fov)\.(c|conv)\d")
+CLASSIFIERS = ("fc", "fc8", "classifier", "head", "last_linear", "extra_last_conv")
+
+
+class Start(NamedTuple):
+    """What a training starts from: `init` as score files name it, and `told`, one sentence of what was taken."""
+
+    init: str
+    told: str
+
+
+def trained_for(state: Mapping[str, Tensor]) -> str:
+    """Return, by the head of a network's weights, whether they have seen masks: what they were trained for.
+
+    Args:
+        state: entries without `base.`. The published COCO init has a classifier named like a classification network's, but
+            convolutional, (classes, 2048, 1, 1).
+    """
+    convolutional = "fc.weight" in state and state["fc.weight"].dim() == 4
+    if convolutional or any(SEGMENTATION_HEAD.match(key) for key in state):
+        return "segmentation weights"
+    classifies = any(key.partition(".")[0] in CLASSIFIERS for key in state)
+    return "classification weights" if classifies else "a trunk alone, which does not say what it was trained for"
+
+
+def write_init(folder: Path, init: str) -> None:
+    """Note in a folder of checkpoints what their training started from."""
+    write_text_atomic(folder / INIT_NOTE, f"{init}\n")
+
+
+def read_init(checkpoint: Path | None) -> str:
+    """Return what the training of a checkpoint started from; UNKNOWN where no note beside it says so."""
+    note = None if checkpoint is None else checkpoint.parent / INIT_NOTE
+    return note.read_text(encoding="utf-8").strip() if note is not None and note.is_file() else UNKNOWN
 
 
 def load_checkpoint(network: MultiScale, path: str | Path) -> None:
@@ -48,7 +87,7 @@ def load_checkpoint(network: MultiScale, path: str | Path) -> None:
     network.base.load_state_dict({**own, **state})
 
 
-def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]) -> str:
+def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]) -> Start:
     """Start from a weight file: the whole trunk must be in it, and no other one; a head is taken when it has the right shape.
 
     Understood: published init and segmentation files, torchvision's ResNet and VGG-16, and, for first-stage trunks, their
@@ -60,7 +99,7 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
         allow_missing: fnmatch patterns of trunk keys it may lack.
 
     Returns:
-        one sentence saying what was taken and what not.
+        what the file is, and one sentence saying what was taken and what not.
 
     Raises:
         UserError: when trunk keys are missing or of another shape. (The published program went on from random weights.)
@@ -69,6 +108,8 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
     if not isinstance(base, DeepLab):
         raise TypeError(f"expected DeepLab, got {type(base)}")
     state = _without_base(read_weights(path))
+    before = read_init(Path(path))
+    init = f"{path} ({trained_for(state)}{'' if before == UNKNOWN else f'; its own init: {before}'})"
     if base.takes_grey_levels:
         state = from_torchvision(state)
     alias = base.trunk_alias()
@@ -94,7 +135,7 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
     left = [k for k in state if k not in taken]
     start = "from it as well" if not new_head else "at random"
     rest = f"; not used of it: {listed_keys(left)}" if left else ""
-    return f"trunk from {path} ({len(taken)} entries), head starts {start}{rest}"
+    return Start(init, f"init: {init}: {len(taken)} entries taken, head starts {start}{rest}")
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

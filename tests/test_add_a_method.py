@@ -132,7 +132,7 @@ def test_a_trunk_is_one_file_and_one_line(house: Path, monkeypatch: pytest.Monke
     deeplab = DeepLabConfig()
     deeplab.model.name, deeplab.model.backbone = "DeepLabV2_Backbone_MSC", "tiny_vit"
     network = build_deeplab(deeplab)
-    assert "head starts at random" in load_initial(network, house / "vit.pth", [])
+    assert "head starts at random" in load_initial(network, house / "vit.pth", []).told
     assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 21, 4, 4)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import os
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -73,7 +75,10 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
     kind = _chosen(schema, updates)
     config = OmegaConf.structured(kind)
     for update in updates:
-        content = _with_texts(kind, update.values, update.texts, argument=update.argument)
+        values, empty = (update.values, []) if update.argument else _filled(kind, update.values)
+        if empty and os.environ.get("RANK", "0") == "0":
+            print(f"{update.source}: keys without a value count as not there: {', '.join(empty)}", file=sys.stderr)
+        content = _with_texts(kind, values, update.texts, argument=update.argument)
         config = _merge(config, content, update.source)
     try:
         resolved = OmegaConf.to_object(config)
@@ -268,6 +273,24 @@ def _parse_override(override: str) -> Update:
     for section in reversed(sections):
         values, texts = {section: values}, {section: texts}
     return Update(source, values, texts, argument=True)
+
+
+def _filled(kind: Any, values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Return what a file gives values to, and the dotted keys it leaves empty, as the skeletons of published files do.
+
+    Where a key takes anything (an optional size), null is a value.
+    """
+    hints, filled, empty = get_type_hints(kind), dict[str, Any](), list[str]()
+    for name, value in values.items():
+        hint = hints.get(name, Any)  # unknown keys are told when they are merged
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            filled[name], inside = _filled(hint, value, f"{prefix}{name}.")
+            empty += inside
+        elif value is None and hint is not Any:
+            empty.append(f"{prefix}{name}")
+        else:
+            filled[name] = value
+    return filled, empty
 
 
 def _with_texts(kind: Any, values: Mapping[str, Any], texts: Any, *, argument: bool) -> dict[str, Any]:

@@ -128,6 +128,59 @@ def test_published_files_of_cdl_load_and_are_the_shipped_ones(tmp_path: Path, na
         assert ours.exp.id != load_schema(CONFIGS / f"{shipped}.yaml", ["method=cdl_e"], DeepLabConfig).exp.id
 
 
+# The published file of a network that was only converted: most of it is empty.
+SKELETON = """
+EXP:
+    ID: coco
+    OUTPUT_DIR: data
+DATASET:
+    NAME: coco
+    ROOT:
+    LABELS: ./data/datasets/coco/labels.txt
+    N_CLASSES: 91
+    IGNORE_LABEL:
+    SCALES:
+    SPLIT:
+        TRAIN:
+        VAL:
+        TEST:
+DATALOADER:
+    NUM_WORKERS: 0
+IMAGE:
+    SIZE:
+        BASE:
+        TRAIN:
+        TEST: 513
+MODEL:
+    NAME: DeepLabV1_ResNet101
+    N_BLOCKS: [3, 4, 23, 3]
+    ATROUS_RATES:
+    INIT_MODEL:
+SOLVER:
+    BATCH_SIZE:
+        TRAIN:
+        TEST: 1
+    ITER_MAX:
+    LR:
+    OPTIMIZER:
+CRF:
+"""
+
+
+def test_published_skeletons_load_and_say_what_they_leave_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "coco.yaml"
+    path.write_text(SKELETON)
+    cfg = load_schema(path, ["solver.lr=0.1"], DeepLabConfig)
+    assert (cfg.dataset.n_classes, cfg.image.size.base, cfg.image.size.train, cfg.solver.lr) == (91, None, 321, 0.1)
+    assert (cfg.dataset.split.test, cfg.crf.image) == (None, "published")
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert "dataset.root, dataset.ignore_label, dataset.scales, dataset.split.train" in told
+    assert "image.size.base" not in told  # there null says something
+    load_schema(CONFIGS / "voc12_resnet_dplv2.yaml", [], DeepLabConfig)
+    assert capsys.readouterr().err == ""
+
+
 def test_mistyped_keys_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(PUBLISHED.replace("ITER_SIZE", "ITERSIZE"))
@@ -146,6 +199,33 @@ def test_lists_are_found_where_published_programs_have_them(tmp_path: Path, plac
     assert items[0].labels == tmp_path / "SegmentationClassAug" / "2007_000033.png"
     dataset.split.val = "val_aug"  # published files name it, published programs refuse it
     assert find_list(dataset, "", "val_aug") == path
+
+
+def test_published_programs_look_in_their_working_directory_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their list of training images names pseudo labels, where the one beside the images names ground truth."""
+    monkeypatch.chdir(tmp_path)
+    dataset = DatasetConfig(root="there")
+    published = tmp_path / "data" / "datasets" / "voc12"
+    for folder, labels in ((tmp_path / "there", "SegmentationClassAug"), (published, "pseudo_seg_labels")):
+        folder.mkdir(parents=True)
+        (folder / "train_aug.txt").write_text(f"/JPEGImages/a.jpg /{labels}/a.png\n")
+    items, folders = training_items(dataset, fully_supervised=False)
+    assert (items[0].image, folders) == (Path("there/JPEGImages/a.jpg"), [Path("there/pseudo_seg_labels")])
+    dataset.name = "mine"
+    assert find_list(dataset, "", "train_aug") == Path("there/train_aug.txt")
+    dataset.name = "coco"
+    with pytest.raises(UserError, match=r"looked for data/datasets/coco/train\.txt, there/train\.txt"):
+        find_list(dataset, "", "train")
+
+
+@pytest.mark.parametrize("name", ["cocostuff10k", "cocostuff164k"])
+def test_coco_stuff_says_what_it_needs(tmp_path: Path, name: str) -> None:
+    dataset = DatasetConfig(name=name, root=str(tmp_path), n_classes=182)
+    with pytest.raises(UserError, match=r"COCO-Stuff is not read as it comes .*set dataset\.train_list"):
+        training_items(dataset, fully_supervised=False)
+    dataset.train_list = str(tmp_path / "l.txt")
+    (tmp_path / "l.txt").write_text("/images/train2017/000000000009.jpg /annotations/train2017/000000000009.png\n")
+    assert training_items(dataset, fully_supervised=True)[1] == [tmp_path / "annotations" / "train2017"]
 
 
 def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:

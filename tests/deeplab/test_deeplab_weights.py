@@ -11,7 +11,7 @@ from torch import nn
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.network import MultiScale, build_deeplab
-from deeplab.weights import from_torchvision, load_checkpoint, load_initial
+from deeplab.weights import from_torchvision, load_checkpoint, load_initial, trained_for
 from models.backbones.resnet import ResNet
 from models.cam_net import build_cam_network
 from tests.deeplab.test_network import GOLDEN
@@ -65,7 +65,7 @@ def test_an_init_file_that_misses_trunk_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks .* trunk entries"):
         load_initial(network, path, [])
     torch.save({f"base.{key}": value for key, value in network.base.state_dict().items()}, path)
-    assert "head starts from it as well" in load_initial(network, path, [])
+    assert "head starts from it as well" in load_initial(network, path, []).told
 
 
 def test_the_published_coco_init_fills_the_trunk_and_not_the_head(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_published_coco_init_fills_the_trunk_and_not_the_head(tmp_path: Path
     path = tmp_path / "coco.pth"
     torch.save(state, path)
     network = build_deeplab(DeepLabConfig())
-    message = load_initial(network, path, [])
+    message = load_initial(network, path, []).told
     assert "head starts at random" in message
     assert "fc.weight" in message
     own = network.base.state_dict()
@@ -102,7 +102,7 @@ def test_torchvision_stems_see_the_same_picture(tmp_path: Path) -> None:
     torch.save(source.state_dict(), path)
     cfg = DeepLabConfig()
     network = build_deeplab(cfg).eval()
-    message = load_initial(network, path, [])
+    message = load_initial(network, path, []).told
     assert "fc.weight" not in message or "not used" in message
     x = 50 * torch.randn(1, 3, 33, 33)
     stem = _BgrGrey(nn.Sequential(source.conv1, source.bn1, source.relu))
@@ -136,12 +136,12 @@ def test_any_trunk_takes_its_own_files_and_trains(tmp_path: Path, backbone: str)
     path = tmp_path / "final.pth"
     save_weights(published_state(first_stage), path)
     network = build_deeplab(cfg)
-    assert "head starts at random" in load_initial(network, path, [])
+    assert "head starts at random" in load_initial(network, path, []).told
     own = {key: value for key, value in network.base.state_dict().items() if key.startswith("backbone.")}
     assert all(torch.equal(value, first_stage.state_dict()[key]) for key, value in own.items())
     if SOURCES[backbone]:
         path = library_file(backbone, tmp_path / "library.pth")
-        assert "head starts at random" in load_initial(network, path, [])
+        assert "head starts at random" in load_initial(network, path, []).told
         published = torch.load(path, weights_only=True)
         # As they are: such a network takes normalised RGB, as those of the libraries do.
         first = next(value for value in published.values() if value.dim() == 4)
@@ -166,3 +166,21 @@ def test_blocks_the_trunk_does_not_have_are_another_trunks(tmp_path: Path, name:
         UserError, match=r"is of another trunk: it has 306 entries more \(.*check model\.name and model\.backbone"
     ):
         load_initial(build_deeplab(cfg), path, [])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({"fc.weight": (91, 2048, 1, 1), "fc.bias": (91,)}, "segmentation weights"),  # published: ...-coco.pth
+        ({"aspp.c0.weight": (21, 2048, 3, 3)}, "segmentation weights"),
+        ({"fov.conv6.weight": (1024, 2048, 3, 3)}, "segmentation weights"),
+        ({"aspp.conv8.weight": (21, 1024, 1, 1)}, "segmentation weights"),
+        ({"fc.weight": (1000, 2048)}, "classification weights"),
+        ({"classifier.6.weight": (1000, 4096)}, "classification weights"),
+        ({"fc8.weight": (21, 4096, 1, 1), "f9.weight": (192, 195, 1, 1)}, "classification weights"),  # image labels alone
+        ({}, "a trunk alone, which does not say what it was trained for"),
+    ],
+)
+def test_a_head_says_whether_weights_have_seen_masks(shapes: dict[str, tuple[int, ...]], expected: str) -> None:
+    trunk = {"layer1.conv1.conv.weight": torch.zeros(64, 3, 7, 7)}
+    assert trained_for({**trunk, **{key: torch.zeros(shape) for key, shape in shapes.items()}}) == expected

@@ -1,5 +1,6 @@
 """Training as a whole: resuming, several processes, wrong input."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,8 +15,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab import train
-from deeplab.outputs import FINAL, logs_dir, models_dir
+from deeplab import crf, predict, train
+from deeplab.network import build_deeplab
+from deeplab.outputs import FINAL, logs_dir, models_dir, scores_dir
+from deeplab.weights import load_initial
 from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
 from utils.errors import UserError
@@ -102,6 +105,29 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
     first, second = _weights(whole), _weights(parts)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert _scalars(whole, "loss/train") == _scalars(parts, "loss/train")
+
+
+def test_score_files_name_the_init_and_whether_it_has_seen_masks(tmp_path: Path) -> None:
+    """Also of a run that was continued, when the init file is gone; and nothing is made up for weights from elsewhere."""
+    init = tmp_path / "init.pth"
+    torch.save(build_deeplab(tiny_deeplab(tmp_path)).base.state_dict(), init)
+    settings = (f"model.init_model={init}", "train.resume=auto", "solver.batch_size.train=2", "solver.iter_size=1")
+    train.run(tiny_deeplab(tmp_path, *settings, "solver.iter_max=1"))
+    init.unlink()
+    cfg = tiny_deeplab(tmp_path, *settings, "solver.iter_max=2")
+    train.run(cfg)
+    expected = f"{init} (segmentation weights)"
+    assert (predict.run(cfg)["Init"], crf.run(cfg)["Init"]) == (expected, expected)
+    for name in ("scores", "scores_crf"):
+        assert json.loads((scores_dir(cfg) / f"{name}.json").read_text())["Init"] == expected
+        assert f"init: {expected}" in (scores_dir(cfg) / f"{name}.txt").read_text()
+    assert [dict(card.facts)["init"] for card in read_cards(Path(cfg.exp.output_dir))] == [expected] * 3
+    elsewhere = tmp_path / "elsewhere" / "w.pth"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes((models_dir(cfg) / FINAL).read_bytes())
+    assert predict.run(cfg, elsewhere)["Init"].startswith("unknown")
+    told = load_initial(build_deeplab(cfg), models_dir(cfg) / FINAL, []).init
+    assert told.endswith(f"(segmentation weights; its own init: {expected})")
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from utils.errors import UserError
 
 # Places lists are looked for, below dataset.root: published ones, and what gives ids alone (of COCO that is all there is).
 LIST_PLACES = ("{}.txt", "ImageSets/SegmentationAug/{}.txt", "ImageSets/Segmentation/{}.txt", "List/{}.txt", "{}_cls.txt")
+# Where the published programs look first, from the working directory, by the beginning of dataset.name.
+PUBLISHED_PLACES = {"voc": "data/datasets/voc12/{}.txt", "coco": "data/datasets/coco/{}.txt"}
+STUFF = "cocostuff"
 # Users of the published files name splits that only exist under the other name.
 ALIASES = {"val_aug": "val", "val": "val_aug"}
 # Folders that hold ground truth in published layouts, whatever dataset.truth_dir says. CDL has pseudo labels renamed to one of
@@ -86,12 +89,23 @@ def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
     if given:
         return Path(given)
     for name in (split, ALIASES.get(split, split)):
-        for where in LIST_PLACES:
-            path = Path(dataset.root, where.format(name))
-            if path.is_file():
-                return path
-    places = ", ".join(str(Path(dataset.root, where.format(split))) for where in LIST_PLACES)
+        if found := next((path for path in _places(dataset, name) if path.is_file()), None):
+            return found
+    if dataset.name.lower().startswith(STUFF):
+        raise UserError(
+            f"dataset.name is {dataset.name}, and COCO-Stuff is not read as it comes (folders without lists, .mat labels of "
+            "the 10k set); set dataset.train_list / dataset.val_list to lists of '/images/<split>/<id>.jpg "
+            "/annotations/<split>/<id>.png' lines, labels as PNGs"
+        )
+    places = ", ".join(map(str, _places(dataset, split)))
     raise UserError(f"no list of split '{split}' found (looked for {places}); set dataset.train_list / dataset.val_list")
+
+
+def _places(dataset: DatasetConfig, split: str) -> list[Path]:
+    name = dataset.name.lower()
+    starts = [] if name.startswith(STUFF) else [start for start in PUBLISHED_PLACES if name.startswith(start)]
+    published = [Path(PUBLISHED_PLACES[start].format(split)) for start in starts]
+    return published + [Path(dataset.root, where.format(split)) for where in LIST_PLACES]
 
 
 def _read(dataset: DatasetConfig, path: Path) -> list[Item]:

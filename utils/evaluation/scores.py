@@ -150,7 +150,7 @@ def write_scores(
         stem: "scores" or "scores_crf" (published names).
         confusion: pixel counts.
         names: of the classes, background first.
-        about: how the scores came about: weights, settings, counts.
+        about: how the scores came about: weights, settings, counts; "Init", what training started from, is in the table too.
     """
     from utils.evaluation.plots import plot_confusion  # here: matplotlib takes a second to load, and CRF processes do not draw
 
@@ -163,7 +163,8 @@ def write_scores(
     for written in (stem, f"{stem}_confusion"):
         remove_leftovers(folder, written)
     write_text_atomic(folder / f"{stem}.json", json.dumps(result, indent=INDENT, sort_keys=True, allow_nan=False) + "\n")
-    write_text_atomic(folder / f"{stem}.txt", score_table(score(confusion), names) + "\n")
+    init = f"init: {about['Init']}\n" if "Init" in about else ""
+    write_text_atomic(folder / f"{stem}.txt", score_table(score(confusion), names) + "\n" + init)
     plot_confusion(folder / f"{stem}_confusion.png", names, confusion)
     return result
 
