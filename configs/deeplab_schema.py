@@ -118,7 +118,7 @@ class DeepLabModelConfig:
     n_blocks: list[int] = key([3, 4, 23, 3], "ResNet bottlenecks per stage", within=COUNT)
     atrous_rates: list[int] = key([6, 12, 18, 24], "dilations of the ASPP branches, cells", within=COUNT)
     msc_scales: list[float] = key([0.5, 0.75], "further scales of the multi-scale wrapper; empty: none", within=POSITIVE)
-    init_model: str = key("", "weights to start from; empty: random")
+    init_model: str = key("", "weights to start from; hub: torchvision's or timm's of the trunk, fetched; empty: random")
     allow_missing: list[str] = key([], "patterns (fnmatch) of trunk keys the init file may lack")
     freeze_bn: bool = key(True, "BatchNorm keeps statistics and scale (published)")
     checkpoint_activations: bool = key(

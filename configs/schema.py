@@ -106,7 +106,9 @@ class GateConfig:
 class ModelConfig(GateConfig):
     backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
     width: float = key(1.0, "channel multiplier of resnet38; 1 is the published network", within=SHARE)
-    pretrained: str = key("", "trunk weights: MXNet .params, .pth or .safetensors; empty trains from scratch")
+    pretrained: str = key(
+        "", "trunk weights: MXNet .params, .pth or .safetensors; hub: torchvision's or timm's, fetched; empty: from scratch"
+    )
     allow_missing: list[str] = key([], "patterns (fnmatch) of the trunk's keys that the weight file may lack")
     allow_unexpected: list[str] = key(
         [], "patterns (fnmatch) of weight-file keys the network may lack, other than its ImageNet classifier's"

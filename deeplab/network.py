@@ -11,14 +11,15 @@ from torch.nn import functional as F
 from configs.deeplab_schema import PLAIN, DeepLabConfig, DeepLabModelConfig
 from deeplab.heads import AffinityHead, aspp, aspp_deep, field_of_view
 from models.backbones import build_trunk
+from models.backbones.resnet import BLOCKS, STAGES, ResNet, caffe_resnet_name
 from models.backbones.resnet import CAFFE as CAFFE_RESNET
-from models.backbones.resnet import STAGES, ResNet, caffe_resnet_name
 from models.backbones.vgg16 import CAFFE as CAFFE_VGG
 from models.backbones.vgg16 import Vgg16, caffe_vgg_name
 from utils.data.classes import label_count
 from utils.errors import UserError, user_errors
 
 TRUNK = "backbone."
+BACKBONE = "DeepLabV2_Backbone_MSC"
 
 
 def largest(maps: Sequence[Tensor]) -> Tensor:
@@ -291,11 +292,19 @@ def _parts(cfg: DeepLabConfig) -> Parts:
         "DeepLabV1_ResNet101_MSC": lambda: _resnet(model, FOV, lambda channels: field_of_view(channels, classes), plain),
         "DeepLabV2_VGG16_MSC": lambda: _vgg(lambda channels: aspp_deep(channels, classes, rates), plain),
         "DeepLabV1_VGG16_MSC": lambda: _vgg(lambda channels: field_of_view(channels, classes), plain),
-        "DeepLabV2_Backbone_MSC": lambda: _with_backbone(model, classes),
+        BACKBONE: lambda: _with_backbone(model, classes),
     }
     if model.name not in builders:
         raise UserError(f"model.name is '{model.name}', expected one of {', '.join(builders)}")
     return builders[model.name]()
+
+
+def trunk_name(model: DeepLabModelConfig) -> str:
+    """Return the name of the network's trunk, as `model.backbone` has it; `resnet` for blocks nobody publishes."""
+    if model.name == BACKBONE:
+        return model.backbone
+    depth = next((str(depth) for depth, blocks in BLOCKS.items() if list(blocks) == model.n_blocks), "")
+    return "vgg16" if "VGG16" in model.name else f"resnet{depth}"
 
 
 def _resnet(model: DeepLabModelConfig, head_name: str, head: Callable[[int], nn.Module], plain: bool) -> Parts:

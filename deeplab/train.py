@@ -20,13 +20,14 @@ from configs.deeplab_schema import PLAIN, DeepLabConfig, ImageConfig
 from deeplab.cdl import ExpertLosses
 from deeplab.dataset import CropDataset
 from deeplab.losses import LossModule, resize_labels
-from deeplab.network import MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups
+from deeplab.network import BACKBONE, MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups, trunk_name
 from deeplab.outputs import FINAL, TITLES, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
 from deeplab.weights import RANDOM, load_initial, read_init, write_init
 from models.layers.cpu_convs import training_format
 from models.method import Picture
 from utils.config import flat_settings, lasting_settings, save_config
+from utils.data.images import MAX_GREY
 from utils.data.items import Item, labelled_items, training_items
 from utils.data.transforms import to_rgb
 from utils.drawing.overlays import label_colours
@@ -35,6 +36,7 @@ from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, sum_over_ranks, training_session
 from utils.runtime.provenance import fingerprint
+from utils.training.hub import HUB, HubWeights, hub_weights
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
 from utils.training.state import TrainState, find_resume, refuse_used
@@ -75,8 +77,11 @@ def run(cfg: DeepLabConfig) -> int:
         if resumed is not None:
             init = read_init(resumed)
         elif cfg.model.init_model:
-            init, told = load_initial(network, cfg.model.init_model, cfg.model.allow_missing)
+            fetched = hub_weights(trunk_name(cfg.model)) if cfg.model.init_model == HUB else None
+            init, told = load_initial(network, cfg.model.init_model, cfg.model.allow_missing, fetched)
             log.info(told)
+            if fetched and (advice := _advice(cfg, fetched)):
+                log.warning("%s", advice)
         network.to(place.device).to(memory_format=training_format(network, place.device))
         if cfg.compile:
             compile_in_place(network.base, place.device, sizes_vary=False)  # one code per scale; losses stay uncompiled
@@ -203,6 +208,16 @@ def build_state(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item]) 
     identity["dataset.train_list"] = fingerprint([f"{i.image_id} {name}" for i, name in zip(items, folders, strict=True)])
     average = cfg.train.average_weights
     return TrainState({"state_dict": network}, optimizer, identity, may_change=may_change, decay=average)
+
+
+def _advice(cfg: DeepLabConfig, fetched: HubWeights) -> str:
+    """Return a sentence where pictures are normalised otherwise than the weights learnt; Caffe's names imply their own way."""
+    if cfg.model.name != BACKBONE:
+        return ""
+    if cfg.image.order != "rgb":
+        return f"{fetched.source} learnt on RGB, the configuration says image.order={cfg.image.order}"
+    mean, std = ([side.r / MAX_GREY, side.g / MAX_GREY, side.b / MAX_GREY] for side in (cfg.image.mean, cfg.image.std))
+    return fetched.advice(mean, std)
 
 
 def _write_card(cfg: DeepLabConfig, state: TrainState, items: int, init: str) -> None:

@@ -17,6 +17,7 @@ from models.cam_net import Trunk, new_keys
 from utils.data.images import MAX_GREY
 from utils.errors import UserError
 from utils.files import write_text_atomic
+from utils.training.hub import HubWeights
 from utils.training.weights import check_shapes, listed_keys, read_weights
 
 BASE = "base."
@@ -87,7 +88,7 @@ def load_checkpoint(network: MultiScale, path: str | Path) -> None:
     network.base.load_state_dict({**own, **state})
 
 
-def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]) -> Start:
+def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str], fetched: HubWeights | None = None) -> Start:
     """Start from a weight file: the whole trunk must be in it, and no other one; a head is taken when it has the right shape.
 
     Understood: published init and segmentation files, torchvision's ResNet and VGG-16, and, for first-stage trunks, their
@@ -97,6 +98,7 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
         network: to load into.
         path: weight file.
         allow_missing: fnmatch patterns of trunk keys it may lack.
+        fetched: weights to take instead of a file's.
 
     Returns:
         what the file is, and one sentence saying what was taken and what not.
@@ -107,8 +109,9 @@ def load_initial(network: MultiScale, path: str | Path, allow_missing: list[str]
     base = network.base
     if not isinstance(base, DeepLab):
         raise TypeError(f"expected DeepLab, got {type(base)}")
-    state = _without_base(read_weights(path))
-    before = read_init(Path(path))
+    state = _without_base(fetched.state if fetched else read_weights(path))
+    path = fetched.source if fetched else path
+    before = UNKNOWN if fetched else read_init(Path(path))
     init = f"{path} ({trained_for(state)}{'' if before == UNKNOWN else f'; its own init: {before}'})"
     if base.takes_grey_levels:
         state = from_torchvision(state)

@@ -3,6 +3,7 @@
 Networks are imported where they are built: worker processes of programs without networks import this module too.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -174,14 +175,30 @@ def load_initial_weights(network: "nn.Module", cfg: Config, key: str = "state_di
         source = cfg.train.init_local if source == "local" else source
         load_weights(network, read_weights(cfg.train.init_from, source), source=cfg.train.init_from)
     elif pretrained := cfg.model.pretrained if pretrained is None else pretrained:
+        state, source = _trunk_weights(cfg, pretrained)
         classifier = getattr(_trunk(network), "classifier_keys", ())
         load_weights(
             network,
-            read_weights(pretrained),
-            source=pretrained,
+            state,
+            source=source,
             allow_missing=[*cfg.model.allow_missing, *new_keys(network)],
             allow_unexpected=[*cfg.model.allow_unexpected, *classifier],
         )
+
+
+def _trunk_weights(cfg: Config, pretrained: str) -> "tuple[dict[str, torch.Tensor], str]":
+    """Return what `model.pretrained` or a key like it names, and what that is; fetched weights are logged."""
+    from utils.training.hub import HUB, hub_weights
+    from utils.training.weights import read_weights
+
+    if pretrained != HUB:
+        return read_weights(pretrained), pretrained
+    log = logging.getLogger("l2g")
+    found = hub_weights(cfg.model.backbone)
+    log.info("trunk from %s", found.source)
+    if advice := found.advice(cfg.data.mean, cfg.data.std):
+        log.warning("%s; set data.mean and data.std", advice)
+    return found.state, found.source
 
 
 def _trunk(network: "nn.Module") -> "nn.Module":

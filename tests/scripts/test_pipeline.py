@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf, train
 from deeplab import predict as test
+from models.backbones.resnet import BLOCKS, dilated_resnet
 from scripts import compare, evaluate_cams, gen_gt, make_cams, make_demo_data
 from scripts import train as train_l2g
 from scripts.build import load_config, parse_args
@@ -73,6 +75,38 @@ def test_demo_pipeline(tmp_path: Path) -> None:
     for column in ("CAM", "Pseudo labels, threshold", "Pseudo labels, saliency", "DeepLab", "DeepLab + CRF"):
         assert f"| {column} mIoU (train) |" in table
     assert "training, minutes" in table
+
+
+def test_resnet101_as_cam_network_from_its_librarys_file_to_a_segmentation_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage, with fewer blocks: its real file loads in tests/scripts/test_build.py."""
+    monkeypatch.setitem(BLOCKS, 101, (1, 1, 2, 1))
+    root, run = write_tiny_voc(tmp_path / "data", images=4), tmp_path / "run"
+    weights = tmp_path / "resnet101.pth"
+    torch.save(
+        {**dilated_resnet(101).state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, weights
+    )
+    settings = [
+        f"run_dir={run}", f"data.root={root}", "data.num_classes=3", "data.class_names=[a,b,c]", "data.workers=0",
+        f"model.pretrained={weights}", "model.checkpoint_activations=true", "train.epochs=1", "train.batch_size=2",
+        "train.images_every=0", "l2g.input_size=32", "l2g.crop_size=24", "l2g.patches=4", "l2g.short_side=40",
+        "cam.scales=[1.0]", "eval.workers=1", "pseudo.workers=1", f"pseudo.out_dir={run / 'labels'}",
+    ]  # fmt: skip
+    cfg = load_config(ROOT / "configs" / "l2g_voc_resnet101.yaml", settings)
+    assert train_l2g.run(cfg) == 0
+    make_cams.run(cfg)
+    assert evaluate_cams.run(cfg)
+    assert gen_gt.run(cfg)["images"] == 4
+    segment = [
+        f"exp.output_dir={run / 'deeplab'}", f"dataset.root={root}", "dataset.n_classes=4", f"dataset.label_dir={run}/labels",
+        f"dataset.val_list={root / 'train_aug.txt'}", f"model.init_model={run / 'model' / 'final.pth'}", "model.msc_scales=[]",
+        "model.name=DeepLabV2_Backbone_MSC", "model.backbone=resnet101", "image.size.train=33", "solver.iter_max=1",
+        "solver.batch_size.train=2", "threads=1", "test.save_logits=none", "dataloader.num_workers=0",
+    ]  # fmt: skip
+    stage = load_schema(ROOT / "configs" / "voc12_resnet_dplv2.yaml", segment, DeepLabConfig)
+    assert train.run(stage) == 0
+    assert 0 <= test.run(stage)["Pixel Accuracy"] <= 1
 
 
 def test_front_doors_print_help_and_refuse_typos(tmp_path: Path) -> None:

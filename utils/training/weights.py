@@ -69,7 +69,8 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"weight file {path} does not exist; check the path, or leave model.pretrained empty to start from scratch"
+            f"weight file {path} does not exist; check the path, or say model.pretrained=hub (torchvision's or timm's), or "
+            "leave it empty to start from scratch"
         )
     if path.suffix == ".params":
         state = {key: value for name, value in read_params(path).items() if (key := mxnet_key(name)) is not None}
