@@ -87,6 +87,7 @@ def test_improved_presets_are_improved(path: Path) -> None:
     settings = settings_of(path)
     assert IMPROVED[stage_of(path)].items() <= settings.items()
     assert settings.get("l2g.kd_accumulate", "mean") == "mean"
+    assert settings.get("pseudo.fusion") != "saliency" or settings["pseudo.conflict_counts"] == "classes"
     assert not settings.get("train.untrained_fov", False)
     if settings.get("method") in ("cdl_b", "cdl_e"):
         assert IMPROVED_CDL.items() <= settings.items()
