@@ -55,6 +55,7 @@ def run(cfg: Config) -> dict[str, Any]:
     picked: list[tuple[str, str]] = []
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     tasks = read_labelled_ids(cfg, cam_dir)
+    source.refinement.check(image_id for image_id, classes in tasks if classes)
     if cfg.pseudo.pick == "saliency" and source.refinement.cams is not None:
         raise UserError(
             "pseudo.pick=saliency looks at the CAMs as they are in pseudo.cam_dir; walk them first (scripts.refine_cams "

@@ -65,10 +65,11 @@ def run(cfg: Config) -> int:
     if not refinement:
         raise UserError("refine.by is none, so there is nothing to do; name a refiner, e.g. refine.by=dense_crf")
     tasks = read_labelled_ids(cfg, cam_dir)
+    refinement.check(image_id for image_id, classes in tasks if classes)
     with lock_folder(out_dir):
         source = {
             "cams": read_source(cam_dir) or str(cam_dir),
-            "refiner": {"names": list(refinement.names), **refinement.settings()},
+            **refinement.source(),
             "background": refine.background,
         }
         if refine.overwrite:

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs.schema import Config
-from scripts import gen_gt, make_boundaries, make_seeds, refine_cams, train
+from scripts import gen_gt, make_boundaries, make_instances, make_seeds, refine_cams, train
 from scripts.make_cams import run as make_cams
 from tests.tiny_data import tiny_config
 from utils.cams.seeds import confident_labels
@@ -110,17 +111,19 @@ def test_labels_by_saliency_are_walked_too(finished: Config, tmp_path: Path) -> 
 
 
 def test_wrong_input_is_one_sentence(finished: Config, tmp_path: Path) -> None:
-    boundaries = tmp_path / "boundaries"
+    boundaries, empty = tmp_path / "boundaries", tmp_path / "empty"
     boundaries.mkdir()
+    empty.mkdir()
     cases = {
-        "are missing; run scripts.make_boundaries": None,
+        "6 of 6 boundary files are missing": None,
         "expected boundary": np.zeros((3, 3), np.float32),
         "holds NaN": np.full((10, 12), np.nan, np.float32),
         "a boundary everywhere": np.ones((10, 12), np.float32),
     }
     for message, boundary in cases.items():
         if boundary is not None:
-            np.savez(boundaries / "img_000.npz", boundary=boundary)
+            for image_id in read_id_list(finished.data.eval_list):
+                np.savez(boundaries / f"{image_id}.npz", boundary=boundary)
         with pytest.raises(UserError, match=message):
             gen_gt.run(_with(finished, f"random_walk.boundary_dir={boundaries}"))
     with pytest.raises(UserError, match="walk them first"):
@@ -130,11 +133,38 @@ def test_wrong_input_is_one_sentence(finished: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="conf_bg is 0.5, expected at most"):
         _with(finished, "seeds.conf_bg=0.5")
     with pytest.raises(UserError, match=r"\.png is missing"):
-        make_seeds.run(_with(finished, f"seeds.cam_dir={boundaries}"))
+        make_seeds.run(_with(finished, f"seeds.cam_dir={empty}"))
     with pytest.raises(UserError, match="6 of 6 seed files are missing"):
-        train.run(_with(finished, f"irn.seed_dir={boundaries}", f"run_dir={tmp_path / 'other'}"))
+        train.run(_with(finished, f"irn.seed_dir={empty}", f"run_dir={tmp_path / 'other'}"))
 
 
 def _with(cfg: Config, *overrides: str) -> Config:
     folder = Path(cfg.run_dir).parent
     return _config(folder, *overrides)
+
+
+def test_instances_are_written_and_scored(finished: Config, tmp_path: Path) -> None:
+    truth = tmp_path / "SegmentationObject"
+    truth.mkdir()
+    masks = Path(finished.data.root) / finished.data.label_dir
+    for path in masks.glob("*.png"):  # one object a class
+        Image.fromarray(read_label_map(path, 3)).save(truth / path.name)
+    settings = [
+        *("boundaries.displacements=true", f"boundaries.dir={tmp_path / 'fields'}", "instances.workers=1"),
+        *(f"instances.out_dir={tmp_path / 'instances'}", f"instances.truth_dir={truth}"),
+    ]
+    cfg = _with(finished, *settings)
+    with pytest.raises(UserError, match="boundary files are missing"):
+        make_instances.run(cfg)
+    make_boundaries.run(cfg)
+    precision = make_instances.run(cfg)
+    assert set(precision) == {"red", "green", "blue"} and all(0 <= value <= 1 for value in precision.values())
+    content = json.loads((tmp_path / "instances" / "instances.json").read_text())
+    assert len(content["images"]) == 6 and content["annotations"] and content["categories"][0] == {"id": 1, "name": "red"}
+    first = content["annotations"][0]
+    assert sum(first["segmentation"]["counts"]) == 48 * 40 and sum(first["segmentation"]["counts"][1::2]) == first["area"]
+    assert make_instances.run(cfg) == precision  # from the files
+    with pytest.raises(UserError, match="holds no displacements"):
+        make_instances.run(_with(finished, f"instances.out_dir={tmp_path / 'others'}", "instances.workers=1"))
+    with pytest.raises(UserError, match="made with another"):
+        make_instances.run(_with(finished, *settings, "instances.steps=3"))

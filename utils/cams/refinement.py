@@ -1,6 +1,6 @@
 """What improves the CAMs of an image before they become labels: a walk along its boundaries, then refiners of probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.cams.store import CELL, read_scores, read_small
+from utils.data.folder import first_names
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.runtime.provenance import read_source
 
 Floats = NDArray[np.float32]
 
@@ -70,10 +72,35 @@ class Refinement:
         boundary = read_boundary(Path(self.cams.boundary_dir), image_id, size)["boundary"]
         return list(self.cams.refine_cams(cams, boundary, size[::-1])), None
 
+    def check(self, ids: Iterable[str]) -> None:
+        """Check that what the refiners need of these images is there; see `check_boundaries`."""
+        if self.cams is not None:
+            check_boundaries(Path(self.cams.boundary_dir), ids)
+
+    def source(self) -> dict[str, Any]:
+        """Return what refined CAMs follow from besides the CAMs."""
+        made = {} if self.cams is None else {"boundaries": read_source(Path(self.cams.boundary_dir))}
+        return {"refiner": {"names": list(self.names), **self.settings()}, **made}
+
     def settings(self) -> dict[str, Any]:
         """Return what a score file should state."""
         scores = self.scores.settings() if self.scores else {}
         return scores if self.cams is None else {self.names[0]: self.cams.settings(), **scores}
+
+
+def check_boundaries(folder: Path, ids: Iterable[str]) -> None:
+    """Check that the boundaries of all images are there, before any work is done.
+
+    Raises:
+        UserError: naming the first missing ones and how many there are.
+    """
+    paths = [boundary_path(folder, image_id) for image_id in ids]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(paths)} boundary files are missing in {folder}: {first_names(missing)}; run "
+            "scripts.make_boundaries on a boundaries.image_list that covers data.eval_list, or set random_walk.boundary_dir"
+        )
 
 
 def boundary_path(folder: Path, image_id: str) -> Path:
@@ -98,11 +125,6 @@ def read_boundary(folder: Path, image_id: str, size: tuple[int, int]) -> dict[st
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: np.asarray(file[name], np.float32) for name in file.files}
-    except FileNotFoundError as error:
-        raise UserError(
-            f"boundaries {path} are missing; run scripts.make_boundaries on a boundaries.image_list that covers "
-            "data.eval_list, or set random_walk.boundary_dir"
-        ) from error
     except Exception as error:  # zip, its checksums, NumPy: each has errors of its own
         raise UserError(
             f"boundaries {path} cannot be read ({error}); delete the file and run scripts.make_boundaries"
