@@ -66,7 +66,7 @@ def test_torchvisions_come_from_its_cache_and_fit_both_stages(cache: Path, tmp_p
     stage.model.n_blocks, stage.model.init_model = [3, 4, 6, 3], "hub"
     deeplab = build_deeplab(stage)
     message = load_initial(deeplab, "hub", [], hub_weights(trunk_name(stage.model))).told
-    assert "trunk from ResNet50_Weights.IMAGENET1K_V2 of torchvision (BSD-3-Clause)" in message
+    assert "ResNet50_Weights.IMAGENET1K_V2 of torchvision (BSD-3-Clause) (classification weights)" in message
     assert deeplab.base.state_dict()["layer5.block3.increase.conv.weight"].equal(theirs["layer4.2.conv3.weight"])
 
 
