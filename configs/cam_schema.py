@@ -40,7 +40,10 @@ class CamConfig(Checked):
     )
     crop_grid: list[int] = key([2, 2], "rows and columns of such crops")
     format: str = key(
-        "png", "png: 8-bit <id>_<class>.png; npz: float32 <id>.npz (classes, cam, background), larger", ("png", "npz")
+        "png",
+        "png: 8-bit <id>_<class>.png; npz: float32 <id>.npz, larger (classes, cam, background; with merge=sum cam is a quarter "
+        "as wide and high, for random walks, and high_res of full size)",
+        ("png", "npz"),
     )
     size: str = key(
         "image",

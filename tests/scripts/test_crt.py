@@ -1,5 +1,7 @@
-"""CRT through the programs: training, resuming, CAMs of both branches."""
+"""CRT through the programs: training, resuming, CAMs of both branches, the front doors."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from configs.schema import Config
 from scripts import evaluate_cams, make_cams, train
+from scripts.build import parse_args
 from tests.tiny_data import tiny_config
 
 VALIDATED = ("validation.image_list=${data.train_list}", "validation.views=corner")
@@ -52,7 +55,32 @@ def test_cams_of_a_branch(trained: Config, network: str) -> None:
     assert make_cams.run(trained)["done"] == 6
     assert make_cams.run(trained)["skipped"] == 6
     with np.load(next(Path(trained.cam.dir).glob("*.npz"))) as found:
-        assert found["cam"].dtype == np.float32 and 0 <= found["cam"].min() <= found["cam"].max() <= 1
+        assert found["cam"].dtype == found["high_res"].dtype == np.float32
+        assert found["cam"].shape[1:] == (10, 12) and found["high_res"].shape[1:] == (40, 48)
+        assert 0 <= found["high_res"].min() <= found["high_res"].max() <= 1
     trained.data.eval_list = f"{trained.data.root}/train_aug.txt"
     evaluate_cams.run(trained)
     assert Path(trained.eval.out).exists()
+
+
+def test_the_front_doors_run_the_stages_one_after_the_other_on_one_data_set() -> None:
+    root, environment = Path(__file__).parents[2], {**os.environ, "PYTHON": "echo", "EXP": "mine", "DATA": "data/own"}
+    environment["IRN_OVERRIDES"] = "pseudo.out_dir=labels train.epochs=1"
+    train_, make = ([root / f"{name}_crt_voc.sh"] for name in ("train", "make"))
+    done = subprocess.run([*train_, "seed=7"], capture_output=True, text=True, env=environment, check=True)
+    done2 = subprocess.run([*make, "cam.batch_size=2"], capture_output=True, text=True, env=environment, check=True)
+    rows = [line.split() for line in (done.stdout + done2.stdout).splitlines()]
+    assert [row[1].removeprefix("scripts.") for row in rows] == [
+        *("train", "make_cams", "evaluate_cams", "make_seeds", "train", "make_boundaries", "gen_gt")
+    ]
+    trained, cams, _, *refined = (parse_args(row[2:], "") for row in rows)
+    assert (trained.method, trained.seed, cams.cam.batch_size, cams.data.root) == ("crt", 7, 2, "data/own")
+    for cfg in refined:
+        assert (cfg.method, cfg.data.root, cfg.cam.dir, cfg.train.epochs) == ("irn", "data/own", cams.cam.dir, 1)
+    assert refined[-1].pseudo.out_dir == "labels" and refined[-1].pseudo.refine == "random_walk"
+
+
+def test_another_refiner_than_irn_is_refused() -> None:
+    script = Path(__file__).parents[2] / "gen_gt_voc.sh"
+    done = subprocess.run([script], capture_output=True, text=True, env={**os.environ, "REFINE": "crf"}, check=False)
+    assert done.returncode == 2 and "REFINE is 'crf', expected irn" in done.stderr

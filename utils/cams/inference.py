@@ -31,7 +31,8 @@ class ImageCams:
     """CAMs of one image, on the device: `cams` (K, H, W) in [0, 1] for its K `classes`, `labels` (H, W) uint8 if asked for.
 
     `background` (H, W) in [0, 1] where masks are averaged; `refine`: maps for refinement networks, if asked for.
-    `scores`: logits (C,) of all classes, the mean over scales and mirror images, where the network computed them all.
+    `scores`: logits (C,) of all classes, the mean over scales and mirror images, where the network computed them all. `small`:
+    maps (K, ceil(H / 4), ceil(W / 4)) that were merged at that size (`summed`).
     """
 
     classes: tuple[int, ...]
@@ -40,6 +41,7 @@ class ImageCams:
     background: Tensor | None = None
     refine: SeedMaps | None = None
     scores: Tensor | None = None
+    small: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,10 @@ def infer_batch(
     chosen = [[columns[k] for k in present] for present in classes] if positive else []
     refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     if settings.summed:
-        done = [_image(present, summed.high, None, settings) for present, summed in zip(classes, refined, strict=True)]
+        done = [
+            replace(_image(present, summed.high, None, settings), small=summed.low)
+            for present, summed in zip(classes, refined, strict=True)
+        ]
     else:
         done = _finish(maps, size, classes, columns, settings)
     if wanted is None:

@@ -342,6 +342,8 @@ class CamWriter:
         from utils.cams.merge import quantise_cams  # here: worker processes import this module and need no torch
 
         parts = {"cam": image.cams if self.npz else quantise_cams(image.cams)}
+        if self.npz and image.small is not None:  # what IRNet's walk begins with, by its names
+            parts = {"cam": image.small, "high_res": image.cams}
         if self.npz and image.background is not None:
             parts["background"] = image.background
         if self.npz and image.scores is not None:

@@ -40,7 +40,7 @@ def test_published_merge_of_seven_scales_through_inference() -> None:
     assert image.refine is not None and image.labels is not None
     np.testing.assert_allclose(image.cams, golden["high_res"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(image.refine.low, golden["cam"], rtol=0, atol=1e-5)
-    assert image.labels.shape == size
+    assert image.labels.shape == size and image.small is image.refine.low
 
 
 def test_an_image_of_no_class_has_no_maps() -> None:
