@@ -151,6 +151,7 @@ class OnePhase(NamedTuple):
     lr: float
     name: str = "training"
     fresh_optimizer: bool = False
+    continues: bool = False
 
 
 def build_plan(cfg: DeepLabConfig, images: int) -> Plan:

@@ -85,6 +85,10 @@ class CrtSettings(SampleConfig):
                 padded_side(side, vit.tile, vit.tile_stride, exact=True) == side,
                 f"{name}input_size is {side}, but tiles of {vit.tile} every {vit.tile_stride} pixels leave a rest",
             ),
+            (
+                self.vit_weight > 0 or (self.l1_weight > 0 and self.l1_pulls != "cnn"),
+                f"{name}vit_weight is 0, so the L1 term must teach the transformer: set {name}l1_weight and {name}l1_pulls=vit",
+            ),
         ]
 
 
@@ -340,8 +344,8 @@ class Crt(Method):
         return branches[network](cfg)
 
     def phases(self) -> list[Phase]:
-        """Return classification for `train.classify_epochs` (published: 1), then the bound branches, at one rate."""
-        return classify_first(self.cfg.train, CLASSIFICATION, REFINEMENT)
+        """Return classification for `train.classify_epochs` (published: 1), then the bound branches, under one schedule."""
+        return classify_first(self.cfg.train, CLASSIFICATION, REFINEMENT, continues=True)
 
     def step_module(self, phase: Phase) -> nn.Module:
         """Return the step; only the second phase has the L1 term."""

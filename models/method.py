@@ -78,6 +78,7 @@ class Phase:
         start, end: 0-based epochs.
         lr: base learning rate.
         fresh_optimizer: the optimiser's momenta begin anew where this phase follows another.
+        continues: the learning rate's schedule runs on from the phase before, instead of beginning anew.
     """
 
     name: str
@@ -85,14 +86,17 @@ class Phase:
     end: int
     lr: float
     fresh_optimizer: bool = False
+    continues: bool = False
 
 
-def classify_first(train: TrainConfig, name: str, then: str, *, fresh_optimizer: bool = False) -> list[Phase]:
-    """Return phase `name` for `train.classify_epochs`, if any, then phase `then`, of which `fresh_optimizer` is said."""
+def classify_first(
+    train: TrainConfig, name: str, then: str, *, fresh_optimizer: bool = False, continues: bool = False
+) -> list[Phase]:
+    """Return phase `name` for `train.classify_epochs`, if any, then phase `then`, of which the rest is said."""
     middle = min(max(train.first_epoch, train.classify_epochs), train.epochs)
     both = [
         Phase(name, train.first_epoch, middle, train.classify_lr or train.lr),
-        Phase(then, middle, train.epochs, train.lr, fresh_optimizer),
+        Phase(then, middle, train.epochs, train.lr, fresh_optimizer, continues),
     ]
     return [phase for phase in both if phase.end > phase.start]
 

@@ -1,6 +1,7 @@
 """CRT through the programs: training, resuming, CAMs of both branches, the front doors."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def test_the_first_epoch_has_no_l1_term_and_both_branches_are_kept(trained: Conf
     log = (Path(trained.run_dir) / "log.txt").read_text()
     first, rest = log.split("refinement of the transformer begins")
     assert "cls_vit" in first and "l1" not in first and "l1" in rest
+    rates = [float(rate) for rate in re.findall(r" lr ([\d.e-]+)", log)]
+    assert len(rates) == 9 and rates == sorted(rates, reverse=True)  # one schedule over both phases, as published
     checkpoint = torch.load(Path(trained.run_dir) / "model" / "last.pth", weights_only=True)
     final = torch.load(Path(trained.run_dir) / "model" / "final.pth", weights_only=True)
     assert final.keys() == checkpoint["state_dict"].keys() and "blocks.0.attn.qkv.weight" in final

@@ -19,6 +19,9 @@ class Phase(Protocol):
     @property
     def fresh_optimizer(self) -> bool: ...
 
+    @property
+    def continues(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Span:
@@ -86,13 +89,21 @@ class Plan:
         return first, behind if self.counts_steps else min(behind, epoch_start + self.per_epoch)
 
     def step(self, position: int) -> tuple[int, int]:
-        """Return (the 0-based optimiser step of a mini-batch within its phase, the steps of that phase)."""
-        span = self.span(position)
+        """Return (the 0-based optimiser step of a mini-batch within its phase, the steps of that phase).
+
+        A phase and those that continue it count as one.
+        """
+        first = last = self.spans.index(self.span(position))
+        while first > 0 and self.spans[first].phase.continues:
+            first -= 1
+        while last + 1 < len(self.spans) and self.spans[last + 1].phase.continues:
+            last += 1
+        start, stop = self.spans[first].start, self.spans[last].stop
         if self.counts_steps:
-            return (position - span.start) // self.iter_size, (span.stop - span.start) // self.iter_size
+            return (position - start) // self.iter_size, (stop - start) // self.iter_size
         each = -(-self.per_epoch // self.iter_size)
-        epoch, batch = divmod(position - span.start, self.per_epoch)
-        return epoch * each + batch // self.iter_size, (span.stop - span.start) // self.per_epoch * each
+        epoch, batch = divmod(position - start, self.per_epoch)
+        return epoch * each + batch // self.iter_size, (stop - start) // self.per_epoch * each
 
     def counter(self, position: int) -> int:
         """Return what logs and checkpoints count: optimiser steps done, or mini-batches done in this run."""

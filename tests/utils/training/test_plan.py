@@ -11,6 +11,7 @@ class _Phase(NamedTuple):
     name: str = "training"
     lr: float = 1.0
     fresh_optimizer: bool = False
+    continues: bool = False
 
 
 def _plan(images: int = 7, batch: int = 3, iter_size: int = 1, stop: int = 9, *, counts_steps: bool = False) -> Plan:
@@ -63,6 +64,14 @@ def test_what_is_due_between_two_positions() -> None:
     assert not plan.due(0, 0, 12)
     assert not plan.ends_epoch(6) and plan.ends_epoch(12)  # steps run on: only the end counts
     assert _plan().ends_epoch(3) and not _plan().ends_epoch(4)
+
+
+def test_the_schedule_of_a_phase_that_continues_another_runs_on() -> None:
+    """Published CRT: 6,610 steps, of which the first 661 have no L1 term."""
+    phases = [Span(_Phase("one"), 0, 661), Span(_Phase("two", continues=True), 661, 6610), Span(_Phase("three"), 6610, 7271)]
+    plan = Plan(10582, 16, 1, True, 0, phases, drop_last=True)
+    assert [plan.step(position) for position in (0, 660, 661, 6609)] == [(0, 6610), (660, 6610), (661, 6610), (6609, 6610)]
+    assert plan.step(6610) == (0, 661)
 
 
 def test_a_run_that_begins_late_counts_from_its_beginning() -> None:

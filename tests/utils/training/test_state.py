@@ -20,6 +20,7 @@ class _Phase(NamedTuple):
     name: str = "training"
     lr: float = 0.1
     fresh_optimizer: bool = False
+    continues: bool = False
 
 
 PLAN = Plan(100, 2, 1, False, 0, [Span(_Phase(), 0, 100)])

@@ -26,6 +26,7 @@ class _Phase(NamedTuple):
     name: str = "training"
     lr: float = 0.1
     fresh_optimizer: bool = False
+    continues: bool = False
 
 
 class _Numbers(Dataset[dict[str, Any]]):
