@@ -2,7 +2,7 @@
 # The whole pipeline on drawn pictures, on any machine: data, training, CAMs or masks, pseudo labels, a segmentation, CRF,
 # a table, pictures. The system's training runs beside that of a plain CAM classifier of equal length. Run again, trainings
 # continue where they stopped; for other settings give another EXP, or train.resume= train.overwrite=true.
-# Environment: SYSTEM (l2g, wsfcn), BESIDE (what trains beside it: plain, or none), SEGMENT (the segmentation stage, configs/
+# Environment: SYSTEM (l2g, wsfcn, crt, crt_apart), BESIDE (what trains beside it: one of these, plain, or none), SEGMENT (the segmentation stage, configs/
 # demo_$SEGMENT.yaml, or none), EXP (prefix of the runs), CONFIG, SEED, PYTHON; SEG_CONFIG and SEG_OVERRIDES (key=value ..., by
 # spaces) of the segmentation stage; INTERPRETER, a Python that has everything, instead of .venv. Further arguments are
 # key=value overrides of the system's run, and of the other one where both have the same configuration.
@@ -18,7 +18,7 @@ UNSEEN="${UNSEEN:-80}"                   # pictures that no training sees
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-22}"       # plain classification for as long as L2G trains, measured in time
 INTERPRETER="${INTERPRETER:-}"
 
-KNOWN=(plain l2g wsfcn)                  # in the order of the table
+KNOWN=(plain l2g wsfcn crt_apart crt)    # in the order of the table
 describe() { # SYSTEM: sets its title in the table, configuration, settings, programs, and labels for which segmentation stage
   local maps=(train "make_cams cam.overwrite=true")
   local unseen='data.infer_list=${data.root}/val_cls.txt data.eval_list=${data.root}/val_aug.txt cam.labels=predict'
@@ -36,6 +36,11 @@ describe() { # SYSTEM: sets its title in the table, configuration, settings, pro
         "make_cams cam.overwrite=true $unseen"
         "evaluate_labels $unseen"' score.label_dir=${cam.label_dir} score.out=${run_dir}/label_scores/val/result.json'
         "gen_gt $unseen"' pseudo.out_dir=${cam.label_dir}/crf') ;;
+    crt | crt_apart) title=CRT config=configs/crt_demo.yaml labels=pseudo_threshold # CAMs of both branches
+      local cnn='cam.network=cnn cam.checkpoint=${run_dir}/model/last.pth cam.dir=${run_dir}/cnn/attention'
+      programs=("${cam_programs[@]}" "make_cams cam.overwrite=true $cnn"
+        "evaluate_cams $cnn"' eval.out=${run_dir}/cnn/result.json')
+      if [ "$1" = crt_apart ]; then title="CRT, branches apart" settings=(crt.l1_weight=0); fi ;;
     *) echo "error: SYSTEM or BESIDE is '$1', expected one of ${KNOWN[*]} (BESIDE also none)" >&2; exit 2 ;;
   esac
 }

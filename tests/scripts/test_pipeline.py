@@ -187,6 +187,22 @@ def test_the_demo_runs_from_data_to_report(tmp_path: Path, system: str) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def test_the_demo_of_crt_makes_cams_of_both_branches_bound_and_apart() -> None:
+    environment = {**os.environ, "INTERPRETER": "echo", "SYSTEM": "crt", "BESIDE": "crt_apart", "EXP": f"none_{os.getpid()}"}
+    log = ROOT / "runs" / f"{environment['EXP']}_crt_apart.log"
+    try:
+        done = subprocess.run([ROOT / "run_demo.sh"], capture_output=True, text=True, env=environment, check=True)
+        for text, weight in ((done.stdout, 0.1), (log.read_text(), 0)):
+            rows = [line.split() for line in text.splitlines() if "--config" in line]
+            programs = [row[1].removeprefix("scripts.") for row in rows]
+            assert programs == ["train", *("make_cams", "evaluate_cams"), "gen_gt", "gen_gt", *("make_cams", "evaluate_cams")]
+            assert ["cam.network=cnn" in row for row in rows] == [False] * 5 + [True] * 2
+            last = parse_args(rows[-1][2:], "")
+            assert (last.settings.l1_weight, last.cam.network) == (weight, "cnn")  # type: ignore[attr-defined]
+    finally:
+        log.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("key", ["SYSTEM", "BESIDE", "SEGMENT"])
 def test_the_demo_refuses_typos_before_it_begins(key: str) -> None:
     environment = {**os.environ, "INTERPRETER": "/nowhere", key: "l2gg"}
