@@ -4,8 +4,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,6 +86,43 @@ def wait(device: torch.device) -> None:
     """Wait until the device has done all work queued so far."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+Inputs = Callable[[torch.device], tuple[Any, ...]]
+
+
+def peak_memory(form: Callable[..., object], inputs: Inputs, small: Inputs, device: torch.device) -> int:
+    """Return the bytes that one call of `form` needs beyond its inputs; on a CPU in a process of its own.
+
+    Args:
+        form: a module-level function, or a partial of one.
+        inputs: likewise: makes its arguments.
+        small: makes arguments of a call before: what is loaded then is not counted.
+        device: where.
+    """
+    if device.type != "cuda":
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_peak_here, form, inputs, small).result()
+    given = inputs(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    form(*given)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_here(form: Callable[..., object], inputs: Inputs, small: Inputs) -> int:
+    torch.set_num_threads(1)
+    form(*small(torch.device("cpu")))
+    given = inputs(torch.device("cpu"))
+    before = _kilobytes("VmRSS")
+    form(*given)
+    return 1024 * (_kilobytes("VmHWM") - before)
+
+
+def _kilobytes(name: str) -> int:
+    # Not from getrusage: there a new process starts with its parent's peak.
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def machine_line(device: torch.device) -> str:

@@ -11,26 +11,20 @@ process that does nothing else). Pictures are noise in 8-bit steps; the time doe
 
 import argparse
 import sys
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from benchmarks.measure import Row, machine_line, table, time_both
+from benchmarks.measure import Row, machine_line, peak_memory, table, time_both
 from models.refiners.pamr import PAMR, PamrConfig
 
 # A VOC picture with two classes and the background, with all classes; WS-FCN's masks of a batch of training pictures.
 CASES = ("500x375x3x1", "500x375x21x1", "81x81x21x16")
 TIME_GOAL, MEMORY_GOAL = 3.0, 5.0
 DILATIONS, ITERATIONS = (1, 2, 4, 8, 12, 24), 10
-
-Form = Callable[[Tensor, Tensor], Tensor]
 
 
 class Case(NamedTuple):
@@ -78,43 +72,19 @@ def inputs(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.to(device), masks.to(device)
 
 
-def peak_memory(form: Form, case: Case, device: torch.device) -> int:
-    """Return the bytes that one call needs beyond its inputs; on a CPU in a process of its own."""
-    if device.type != "cuda":
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_peak_here, form, case).result()
-    given = inputs(case, device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    form(*given)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _peak_here(form: Form, case: Case) -> int:
-    torch.set_num_threads(1)
-    form(*inputs(Case(8, 8, 1, 1), torch.device("cpu")))  # what is loaded at the first call is not counted
-    given = inputs(case, torch.device("cpu"))
-    before = _kilobytes("VmRSS")
-    form(*given)
-    return 1024 * (_kilobytes("VmHWM") - before)
-
-
-def _kilobytes(name: str) -> int:
-    # Not from getrusage: there a new process starts with its parent's peak.
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+SMALL = partial(inputs, Case(8, 8, 1, 1))
 
 
 def run(case: Case, *, device: torch.device, repeat: int, with_plain: bool = True) -> tuple[Row | None, str]:
     """Return the row of times (None without the plain form) and a line about memory."""
     what = f"{case.width}x{case.height}, {case.classes} classes, batch {case.batch}"
-    used = peak_memory(ours, case, device)
+    used = peak_memory(ours, partial(inputs, case), SMALL, device)
     if not with_plain:
         return None, f"{what}: ours {used / 2**20:.0f} MiB"
     given = inputs(case, device)
     difference = float((plain(*given) - ours(*given)).abs().max())
     timing = time_both(partial(plain, *given), partial(ours, *given), repeat=repeat, device=device)
-    base = peak_memory(plain, case, device)
+    base = peak_memory(plain, partial(inputs, case), SMALL, device)
     sizes = f"plain {base / 2**20:.0f} MiB, ours {used / 2**20:.0f} MiB"
     memory = f"{what}: {sizes}, {base / max(used, 1):.1f} times less (goal >= {MEMORY_GOAL:g})"
     return Row(f"{what}, per picture", timing.per_unit(case.batch), f"{difference:.1e}", goal=TIME_GOAL), memory
