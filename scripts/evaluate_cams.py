@@ -17,6 +17,7 @@ from typing import Any
 
 from configs.schema import Config
 from scripts.build import parse_args
+from utils.cams.seeds import proposed_thresholds
 from utils.cams.store import read_labelled_ids
 from utils.cams.sweep import SALIENCY, TRUTH, JointHistogram, best_level, sweep
 from utils.config import flat_settings, save_config
@@ -134,6 +135,11 @@ def _report(cfg: Config, result: dict[str, Any], histogram: JointHistogram, name
             f"mean IoU {100 * picked['mean_iou']:.2f} at threshold {picked['threshold']:.4f}, picked without ground "
             f"truth (CAMs agree most with saliency there): {100 * (best['mean_iou'] - picked['mean_iou']):.2f} below the best"
         )
+    foreground, background = proposed_thresholds((picked or best)["threshold"])
+    print(
+        f"for seeds (scripts.make_seeds), by a rule of thumb on the {'picked' if picked else 'best'} threshold: "
+        f"seeds.conf_fg={foreground:.2f} seeds.conf_bg={background:.2f}"
+    )
     print(f"mean IoU {100 * best['mean_iou']:.2f} at the best threshold {best['threshold']:.4f}; written to {cfg.eval.out}")
 
 

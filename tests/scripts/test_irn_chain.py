@@ -1,6 +1,8 @@
 """CAMs of any method -> seeds -> IRNet -> boundaries -> walked labels, as a user runs it; and what goes wrong."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -19,7 +21,8 @@ from utils.data.images import read_label_map
 from utils.data.lists import read_id_list
 from utils.errors import UserError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "crt"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "crt"
 
 
 def _config(folder: Path, *overrides: str) -> Config:
@@ -136,6 +139,31 @@ def test_wrong_input_is_one_sentence(finished: Config, tmp_path: Path) -> None:
         make_seeds.run(_with(finished, f"seeds.cam_dir={empty}"))
     with pytest.raises(UserError, match="6 of 6 seed files are missing"):
         train.run(_with(finished, f"irn.seed_dir={empty}", f"run_dir={tmp_path / 'other'}"))
+
+
+def test_the_front_door_names_the_whole_chain(tmp_path: Path) -> None:
+    """Each of these programs, run again, does only what is missing; here only that they are called, and with what."""
+    python, log = tmp_path / "python", tmp_path / "calls.txt"
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{log}"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "EXP": "mine", "REFINE": "irn", "FUSION": "", "GPUS": ""}
+    subprocess.run([ROOT / "gen_gt_voc.sh", "data.root=x y"], env=environment, check=True)
+    programs = [line.split()[1] for line in log.read_text().splitlines()]
+    assert programs == ["scripts.make_seeds", "scripts.train", "scripts.make_boundaries", "scripts.gen_gt"]
+    for line in log.read_text().splitlines():
+        assert "--config configs/irn_voc.yaml name=mine_irn cam.dir=runs/mine/ms/attention" in line
+        assert "data.root=x y" in line and "pseudo.fusion" not in line
+    environment["REFINE"] = "pamr"
+    refused = subprocess.run([ROOT / "gen_gt_voc.sh"], capture_output=True, text=True, env=environment, check=False)
+    assert refused.returncode == 2 and "REFINE is pamr, expected irn" in refused.stderr
+
+
+def test_a_finished_training_leaves_its_weights_alone(finished: Config) -> None:
+    """What they were made into (boundaries) is known by their sum: it must not change when the chain runs again."""
+    network = Path(finished.run_dir) / "model" / "final.pth"
+    before = network.read_bytes(), network.stat().st_mtime_ns
+    assert train.run(_with(finished, "train.resume=auto")) == 0
+    assert (network.read_bytes(), network.stat().st_mtime_ns) == before
 
 
 def _with(cfg: Config, *overrides: str) -> Config:

@@ -12,6 +12,15 @@ from utils.data.classes import BACKGROUND, IGNORE, label_value
 Floats = NDArray[np.float32]
 
 
+# IRNet's rule of thumb: how far from the threshold that is best for labels.
+ABOVE, BELOW = 0.15, 0.1
+
+
+def proposed_thresholds(threshold: float) -> tuple[float, float]:
+    """Return conf_fg and conf_bg, in [0, 1], for CAMs that give the best labels at `threshold`."""
+    return min(threshold + ABOVE, 1.0), max(threshold - BELOW, 0.0)
+
+
 def confident_labels(
     classes: Sequence[int], cams: Sequence[Floats], image: NDArray[np.uint8], rule: SeedConfig, crf: ImageRefiner
 ) -> NDArray[np.uint8]:
