@@ -219,9 +219,9 @@ def test_weights_of_another_method_are_told_apart(tmp_path: Path) -> None:
                 continue
             with pytest.raises(UserError, match=rf"is of method={method}, .*set method={method}"):
                 load_checkpoint(network, path)
-    said = load_initial(build_deeplab(tiny_deeplab(tmp_path, "method=cdl_e")), files["plain"], [])
+    said = load_initial(build_deeplab(tiny_deeplab(tmp_path, "method=cdl_e")), files["plain"], []).told
     assert "head starts at random" in said
-    said = load_initial(build_deeplab(tiny_deeplab(tmp_path, "method=cdl_e")), files["cdl_e"], [])
+    said = load_initial(build_deeplab(tiny_deeplab(tmp_path, "method=cdl_e")), files["cdl_e"], []).told
     assert "head starts from it as well" in said
 
 
