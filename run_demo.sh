@@ -2,23 +2,22 @@
 # The whole pipeline on drawn pictures, on any machine: data, training, CAMs or masks, pseudo labels, a segmentation, CRF,
 # a table, pictures. The system's training runs beside that of a plain CAM classifier of equal length. Run again, trainings
 # continue where they stopped; for other settings give another EXP, or train.resume= train.overwrite=true.
-# Environment: SYSTEM (l2g, wsfcn, crt, crt_apart), BESIDE (what trains beside it: one of these, plain, or none), SEGMENT (the segmentation stage, configs/
-# demo_$SEGMENT.yaml, or none), EXP (prefix of the runs), CONFIG, SEED, PYTHON; SEG_CONFIG and SEG_OVERRIDES (key=value ..., by
-# spaces) of the segmentation stage; INTERPRETER, a Python that has everything, instead of .venv. Further arguments are
+# Environment: SYSTEM (l2g, wsfcn, crt, crt_apart; boxes: wsol, tscam), BESIDE (what trains beside it: one of these, plain, or
+# none), SEGMENT (the segmentation stage, configs/demo_$SEGMENT.yaml, or none), EXP (prefix of the runs), CONFIG, SEED, PYTHON;
+# SEG_CONFIG and SEG_OVERRIDES (key=value ..., by spaces) of the segmentation stage; INTERPRETER, a Python that has everything,
+# instead of .venv. Further arguments are
 # key=value overrides of the system's run, and of the other one where both have the same configuration.
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-demo}"
 SYSTEM="${SYSTEM:-l2g}"
-BESIDE="${BESIDE:-plain}"
 SEED="${SEED:-0}"
-DATA="${DATA:-data/demo}"                # folder of the drawn pictures
 IMAGES="${IMAGES:-400}"                  # training pictures
 UNSEEN="${UNSEEN:-80}"                   # pictures that no training sees
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-22}"       # plain classification for as long as L2G trains, measured in time
 INTERPRETER="${INTERPRETER:-}"
 
-KNOWN=(plain l2g wsfcn crt_apart crt)    # in the order of the table
+KNOWN=(plain l2g wsfcn crt_apart crt tscam wsol) # in the order of the table
 describe() { # SYSTEM: sets its title in the table, configuration, settings, programs, and labels for which segmentation stage
   local maps=(train "make_cams cam.overwrite=true")
   local unseen='data.infer_list=${data.root}/val_cls.txt data.eval_list=${data.root}/val_aug.txt cam.labels=predict'
@@ -26,7 +25,8 @@ describe() { # SYSTEM: sets its title in the table, configuration, settings, pro
   local cam_programs=("${maps[@]}" evaluate_cams
     'gen_gt pseudo.fusion=threshold pseudo.out_dir=${run_dir}/pseudo_threshold'
     'gen_gt pseudo.fusion=saliency pseudo.out_dir=${run_dir}/pseudo_saliency')
-  config="configs/$1_demo.yaml" settings=() labels='' segment=none
+  local boxes='boxes.vis_dir=${run_dir}/boxes/pictures'
+  config="configs/$1_demo.yaml" settings=() labels='' segment=none other=plain task=masks data=data/demo
   case "$1" in
     plain) title="plain CAM" config=configs/l2g_demo.yaml settings=(method=cam "train.epochs=$PLAIN_EPOCHS" cam.activation=relu)
       programs=("${cam_programs[@]}") labels=pseudo_saliency ;;
@@ -41,10 +41,16 @@ describe() { # SYSTEM: sets its title in the table, configuration, settings, pro
       programs=("${cam_programs[@]}" "make_cams cam.overwrite=true $cnn"
         "evaluate_cams $cnn"' eval.out=${run_dir}/cnn/result.json')
       if [ "$1" = crt_apart ]; then title="CRT, branches apart" settings=(crt.l1_weight=0); fi ;;
+    tscam | wsol) title="CRT, boxes" config=configs/wsol_demo.yaml programs=("${maps[@]}" "evaluate_boxes $boxes")
+      other=tscam task=boxes data=data/demo_boxes
+      if [ "$1" = tscam ]; then title=TS-CAM settings=(method=tscam) other=none; fi ;;
     *) echo "error: SYSTEM or BESIDE is '$1', expected one of ${KNOWN[*]} (BESIDE also none)" >&2; exit 2 ;;
   esac
 }
 
+describe "$SYSTEM"
+BESIDE="${BESIDE:-$other}"
+DATA="${DATA:-$data}"                    # folder of the drawn pictures
 if [ "$BESIDE" != none ]; then describe "$BESIDE"; fi
 describe "$SYSTEM"
 CONFIG="${CONFIG:-$config}"
@@ -62,7 +68,7 @@ else
 fi
 export OMP_NUM_THREADS=1
 
-"$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES" --val "$UNSEEN"
+"$python" -m scripts.make_demo_data --out "$DATA" --train "$IMAGES" --val "$UNSEEN" --task "$task"
 
 pipeline() { # NAME CONFIG [key=value ...]: the programs that were described
   local name="$1" config="$2" program words
@@ -113,16 +119,23 @@ if [ "$SEGMENT" != none ]; then
   done
 fi
 
-rows=() pages=(--run "$run")
+rows=() pages=(--run "$run") asked="$task"
 for system in "${KNOWN[@]}"; do # whatever was run under this name before stands in the table too
   if [ ! -d "runs/${EXP}_$system/cards" ]; then continue; fi
   describe "$system"
+  if [ "$task" != "$asked" ]; then continue; fi
   rows+=("$title=runs/${EXP}_$system")
   if [ "$system" != "$SYSTEM" ]; then pages+=(--run "runs/${EXP}_$system"); fi
 done
 echo
-"$python" -m scripts.compare "${rows[@]}" --out "runs/${EXP}_table.md"
+if [ "$asked" = masks ]; then # the scores of boxes stand in the reports
+  "$python" -m scripts.compare "${rows[@]}" --out "runs/${EXP}_table.md"
+fi
 "$python" -m scripts.report "${pages[@]}" --pictures "$run/report"
 echo
-echo "pictures:    $run/report/images.png, $run/report/scores.png"
+if [ "$asked" = masks ]; then
+  echo "pictures:    $run/report/images.png, $run/report/scores.png"
+else
+  echo "pictures:    $run/boxes/pictures"
+fi
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

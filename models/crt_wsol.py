@@ -29,8 +29,10 @@ class CrtWsol(Crt):
         return [Phase(name, start, end, train.lr) for name, start, end in spans if end > start]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups of the transformer and SGD's of the other network, whose rates are constant."""
-        plain = {"lr_scale": 1.0, "optimizer": "sgd", "momentum": 0.0, "weight_decay": self.own.cnn_weight_decay}
+        """Return the transformer's groups and those of the other network, whose rates are constant (published: SGD)."""
+        plain = {"lr_scale": 1.0, "optimizer": self.own.cnn_optimizer, "weight_decay": self.own.cnn_weight_decay}
+        if self.own.cnn_optimizer == "sgd":
+            plain["momentum"] = 0.0
         trunk, classifier = self.cnn.backbone.parameters(), self.cnn.classifier.parameters()
         return [
             *decayed_groups(self.transformer),

@@ -48,6 +48,11 @@ class WsolSettings(CrtSettings):
         within=COUNT,
     )
     cnn_lr: float = key(0.005, "constant rate of the CNN's trunk, SGD without momentum; its classifier x10", within=POSITIVE)
+    cnn_optimizer: str = key(
+        "sgd",
+        "its optimiser: sgd (published), or that of the transformer, for networks without ImageNet weights",
+        ("sgd", "adamw"),
+    )
     cnn_weight_decay: float = key(0.0001, "its L2 penalty", within=NOT_NEGATIVE)
 
 

@@ -2,6 +2,7 @@
 
     python -m scripts.make_demo_data                                        # 400 + 80 pictures of 128 x 128 in data/demo
     python -m scripts.make_demo_data --out data/demo --train 400 --val 80 --size 128 --seed 0
+    python -m scripts.make_demo_data --out data/demo_boxes --task boxes     # for localisation
 
 The creatures share one plain body in any colour and differ in one small part of its own colour (ears, horn, feelers, spikes,
 tail), so that a plain CAM lights the part and not the creature. Written are
@@ -11,6 +12,7 @@ tail), so that a plain CAM lights the part and not the creature. Written are
     train_aug.txt, val_aug.txt    '/JPEGImages/<id>.jpg /SegmentationClassAug/<id>.png'
     train.txt, val.txt            '<id>'
     classes.txt                   one class name a line
+    boxes.txt                     '<id> <x> <y> <width> <height>', with --task boxes: one creature a picture
     demo.json                     the settings the folder was made with
 
 The same settings give the same pictures; picture n of a split does not depend on how many there are. An interrupted run is
@@ -25,6 +27,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from utils.data.classes import class_index, palette
@@ -36,7 +39,8 @@ from utils.files import atomic_path, lock_folder, parse_json, remove_leftovers, 
 from utils.runtime.parallel import map_progress
 
 IMAGES, LABELS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
-MANIFEST = "demo.json"
+MANIFEST, BOXES_FILE = "demo.json", "boxes.txt"
+MASKS, BOXES = "masks", "boxes"
 GENERATOR = 2  # raise when the drawing changes, so that folders of an older drawing are noticed
 JPEG_QUALITY = 92
 SIZES = (32, 1024)  # picture sides that make sense
@@ -50,6 +54,7 @@ class DemoSettings:
     val: int = 80  # pictures of the val split, > 0
     size: int = 128  # picture side, pixels
     seed: int = 0  # >= 0
+    task: str = MASKS  # boxes: one creature a picture, and its box
     generator: int = GENERATOR  # version of the drawing
 
 
@@ -80,10 +85,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--val", type=int, default=default.val, help="validation pictures, > 0 (default %(default)s)")
     parser.add_argument("--size", type=int, default=default.size, help="picture side, pixels (default %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="seed of every drawing, >= 0 (default %(default)s)")
+    parser.add_argument(
+        "--task", choices=(MASKS, BOXES), default=default.task, help="boxes: one creature a picture (default %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core (default %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a demo set made with other settings")
     args = parser.parse_args(argv)
-    settings = DemoSettings(args.train, args.val, args.size, args.seed)
+    settings = DemoSettings(args.train, args.val, args.size, args.seed, args.task)
     run(args.out, settings, workers=args.workers, overwrite=args.overwrite)
 
 
@@ -104,6 +112,8 @@ def run(out: Path, settings: DemoSettings, *, workers: int = 0, overwrite: bool 
         draw = partial(_write_picture, out=out, settings=settings)
         pictures = list(_pictures(settings))
         classes = list(map_progress(draw, pictures, workers=workers, what="demo pictures"))
+        if settings.task == BOXES:
+            write_text_atomic(out / BOXES_FILE, "".join(_box_line(picture, out) for picture in pictures))
         _write_lists(out, dict(zip(pictures, classes, strict=True)))
     seconds = time.monotonic() - started
     print(
@@ -181,7 +191,7 @@ def _write_picture(picture: _Picture, *, out: Path, settings: DemoSettings) -> t
     if image_path.exists() and label_path.exists() and saliency_path.exists():
         label = read_label_map(label_path, len(CREATURES), (settings.size, settings.size))
         return tuple(class_index(int(value)) for value in sorted(set(label.ravel().tolist()) - {0}))
-    scene = draw_scene(settings.seed, picture.split, picture.index, settings.size)
+    scene = draw_scene(settings.seed, picture.split, picture.index, settings.size, alone=settings.task == BOXES)
     write_png(label_path, scene.label, palette())
     write_png(saliency_path, scene.saliency)
     with atomic_path(image_path) as temporary:
@@ -190,7 +200,14 @@ def _write_picture(picture: _Picture, *, out: Path, settings: DemoSettings) -> t
 
 
 def _list_names() -> list[str]:
-    return [f"{split}{kind}.txt" for split in SPLITS for kind in ("_cls", "_aug", "")] + ["classes.txt"]
+    return [f"{split}{kind}.txt" for split in SPLITS for kind in ("_cls", "_aug", "")] + ["classes.txt", BOXES_FILE]
+
+
+def _box_line(picture: _Picture, out: Path) -> str:
+    """Return '<id> <x> <y> <width> <height>' of the one creature of a picture."""
+    rows, columns = np.nonzero(read_label_map(picture.paths(out)[1], len(CREATURES)))
+    sides = [np.ptp(columns) + 1, np.ptp(rows) + 1]
+    return " ".join(map(str, (picture.id, columns.min(), rows.min(), *sides))) + "\n"
 
 
 def _write_lists(out: Path, classes: dict[_Picture, tuple[int, ...]]) -> None:

@@ -8,6 +8,7 @@ their image numbers; a missing newline at their end loses nothing.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class CubSettings:
     cub: Path
     out: Path
     images: str = LINK
+    hold_out: int = 0
     workers: int = 0
 
 
@@ -55,6 +57,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--cub", type=Path, required=True, help="CUB_200_2011.tgz or the folder CUB_200_2011")
     parser.add_argument("--out", type=Path, default=Path("data/cub"), help="folder to write to (default %(default)s)")
     parser.add_argument("--images", choices=(LINK, COPY), default=LINK, help="how files are brought in (default link)")
+    parser.add_argument(
+        "--hold-out", type=int, default=0,
+        help="also write fit_cls.txt and held_cls.txt, the training images without and with the first of every so many (10: a "
+        "tenth is held out), for choices that may not be made on the test set; 0: no (default)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core (default 0)")
     print("\n".join(run(CubSettings(**vars(parser.parse_args(argv))))))
 
@@ -80,9 +87,30 @@ def run(settings: CubSettings) -> list[str]:
             labels = {bird.name: (bird.label,) for bird in birds if bird.half == half}
             write_text_atomic(out / f"{half}_cls.txt", label_lines(labels))
             report.append(f"{half}_cls.txt {len(labels)} images (published {published})")
+        if settings.hold_out:
+            report.append(_hold_out(out, birds, settings.hold_out))
         write_text_atomic(out / "boxes.txt", "".join(f"{' '.join([bird.name, *bird.box])}\n" for bird in birds))
         write_text_atomic(out / "classes.txt", "".join(f"{name}\n" for name in names))
         return [*report, f"{len(names)} classes, boxes of {len(birds)} images in {out}"]
+
+
+def _hold_out(out: Path, birds: Sequence[Bird], every: int) -> str:
+    """Write fit_cls.txt and held_cls.txt; of each class the first of every so many training images is held out.
+
+    Raises:
+        UserError: for a number below 2, which would leave nothing to train on.
+    """
+    if every < 2:
+        raise UserError(f"--hold-out is {every}, expected 2 or more: one of so many images is held out")
+    seen: Counter[int] = Counter()
+    fit, held = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
+    for bird in birds:
+        if bird.half == "train":
+            (fit if seen[bird.label] % every else held)[bird.name] = (bird.label,)
+            seen[bird.label] += 1
+    write_text_atomic(out / "fit_cls.txt", label_lines(fit))
+    write_text_atomic(out / "held_cls.txt", label_lines(held))
+    return f"fit_cls.txt {len(fit)} and held_cls.txt {len(held)} images"
 
 
 def read_birds(root: Path) -> list[Bird]:

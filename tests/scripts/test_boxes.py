@@ -131,3 +131,12 @@ def test_wrong_boxes_are_told(tmp_path: Path) -> None:
     write_set(tmp_path, {"a": (np.zeros((60, 80), np.uint8), {0: _square(0, 0, 9), 1: _square(9, 9, 9)}, None)})
     with pytest.raises(UserError, match=r"1 images have several classes \(the first: a\)"):
         run(make_config(tmp_path, 3, listed))
+
+
+def test_training_images_are_held_out_by_class(tmp_path: Path) -> None:
+    root = _write_cub(tmp_path / "cub200")
+    report = prepare(CubSettings(root, tmp_path / "cub", hold_out=2))
+    assert "fit_cls.txt 0 and held_cls.txt 2 images" in report  # one of each class is all there is
+    assert set(read_label_list(tmp_path / "cub/held_cls.txt", 2)) == {"Black_0001_1", "Auk_0002_3"}
+    with pytest.raises(UserError, match="--hold-out is 1, expected 2 or more"):
+        prepare(CubSettings(root, tmp_path / "cub", hold_out=1))

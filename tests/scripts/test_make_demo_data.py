@@ -9,7 +9,7 @@ from PIL import Image
 
 from scripts.make_demo_data import DemoSettings, main, run
 from utils.data.classes import palette
-from utils.data.lists import read_id_list, read_label_list
+from utils.data.lists import read_boxes, read_id_list, read_label_list
 from utils.demo_set.creatures import CREATURES
 from utils.errors import UserError
 
@@ -64,11 +64,11 @@ def test_interrupted_run_is_continued(demo: Path, tmp_path: Path, monkeypatch: p
     out, drawn = tmp_path / "data", []
     draw = program.draw_scene
 
-    def stopping(seed: int, split: str, index: int, size: int) -> object:
+    def stopping(seed: int, split: str, index: int, size: int, *, alone: bool) -> object:
         drawn.append((split, index))
         if len(drawn) == 4:
             raise KeyboardInterrupt
-        return draw(seed, split, index, size)
+        return draw(seed, split, index, size, alone=alone)
 
     monkeypatch.setattr(program, "draw_scene", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -117,3 +117,17 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     main(["--out", str(tmp_path / "x"), "--train", "1", "--val", "1", "--size", "32", "--seed", "3", "--workers", "1"])
     assert json.loads((tmp_path / "x" / "demo.json").read_text())["seed"] == 3
     assert "1 training and 1 validation" in capsys.readouterr().out
+
+
+def test_boxes_are_those_of_the_one_creature(tmp_path: Path) -> None:
+    main(["--out", str(tmp_path), "--train", "6", "--val", "1", "--size", "48", "--task", "boxes", "--workers", "1"])
+    boxes = read_boxes(tmp_path / "boxes.txt")
+    assert len(boxes) == 7
+    for image_id, ((x, y, width, height),) in boxes.items():
+        label = np.asarray(Image.open(tmp_path / f"SegmentationClassAug/{image_id}.png"))
+        assert len(np.unique(label)) == 2
+        inside = label[int(y) : int(y + height), int(x) : int(x + width)]
+        assert (inside > 0).sum() == (label > 0).sum()
+        assert (inside > 0).any(0).all() and (inside[[0, -1]] > 0).any(1).all()
+    with pytest.raises(UserError, match="task boxes .asked: masks"):
+        main(["--out", str(tmp_path), "--train", "6", "--val", "1", "--size", "48"])

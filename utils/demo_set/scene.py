@@ -110,16 +110,16 @@ class _Actor:
         return self.y + 0.5 * self.height
 
 
-def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
+def draw_scene(seed: int, split: str, index: int, size: int, *, alone: bool = False) -> Scene:
     """Draw picture `index` of `split` ("train" or "val"), `size` pixels square.
 
     Every draw comes from (seed, split, index) alone: a picture does not depend on how many others there are. Creature
-    `index % 6` is always in it, so that the classes are balanced.
+    `index % 6` is always in it, so that the classes are balanced; `alone`: no other creature is.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     canvas = Canvas(size)
     draw_background(canvas, rng)
-    place, kinds = canvas.rgb.copy(), _cast(rng, index)
+    place, kinds = canvas.rgb.copy(), _cast(rng, index, alone=alone)
     for _ in range(SCENE_TRIES):
         canvas.rgb[:], canvas.owner[:] = place, 0
         actors = _arrange(rng, kinds)
@@ -128,9 +128,9 @@ def draw_scene(seed: int, split: str, index: int, size: int) -> Scene:
     return _finish(canvas, actors, rng)
 
 
-def _cast(rng: np.random.Generator, index: int) -> list[int]:
+def _cast(rng: np.random.Generator, index: int, *, alone: bool) -> list[int]:
     """Class indices of the creatures, then -1 for every unlabelled thing."""
-    extra = int(rng.choice(len(CREATURE_COUNTS), p=CREATURE_COUNTS))
+    extra = 0 if alone else int(rng.choice(len(CREATURE_COUNTS), p=CREATURE_COUNTS))
     kinds = [index % len(CREATURES), *(int(k) for k in rng.integers(len(CREATURES), size=extra))]
     return kinds + [-1] * int(rng.choice(len(THING_COUNTS), p=THING_COUNTS))
 
