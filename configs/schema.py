@@ -119,7 +119,7 @@ class ModelConfig(GateConfig):
     output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", within=COUNT)
     checkpoint_activations: bool = key(
         False,
-        "ResNets: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
+        "ResNets, crt: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
         free=True,
     )
 

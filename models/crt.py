@@ -174,6 +174,8 @@ class CnnBranch(nn.Module):
             model.backbone, width=model.width, dropout=model.dropout, output_stride=model.output_stride, shallow=True
         )
         trunk = cast(Trunk, self.backbone)
+        if hasattr(trunk, "checkpoint_activations"):
+            cast(Any, trunk).checkpoint_activations = model.checkpoint_activations
         self.classifier = nn.Conv2d(trunk.out_channels, self.num_classes, 1, bias=False)
         if model.freeze_bn and not settings.cnn_norm_scale:
             for norm in batch_norms(self.backbone):

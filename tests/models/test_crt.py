@@ -1,6 +1,7 @@
 """CRT against the published program: names, tiles, CAMs of both branches, losses, one training step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,6 +147,19 @@ def test_exact_padding_and_few_tiles_at_once_change_nothing_but_the_position_of_
     torch.testing.assert_close(chosen[0], whole[:, [2, 0]])
     torch.testing.assert_close(chosen[1], logits[:, [2, 0]])
     assert whole.shape == (2, 4, 5, 7)
+
+
+def test_blocks_computed_again_give_the_same_gradients(tmp_path: Path) -> None:
+    cfg = _tiny(tmp_path)
+    torch.manual_seed(0)
+    plain, again = Crt(cfg), Crt(replace(cfg, model=replace(cfg.model, checkpoint_activations=True)))
+    again.load_state_dict(plain.state_dict())
+    assert again.transformer.backbone.checkpoint_activations and again.cnn.backbone.checkpoint_activations
+    batch: Batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([[1.0, 0, 0], [0, 1.0, 1.0]])}
+    for method in (plain, again):
+        method.step_module(method.phases()[-1]).train()(batch)["loss"].backward()
+    for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def _tiny(tmp_path: Path, *overrides: str) -> Config:
