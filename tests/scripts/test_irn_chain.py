@@ -155,7 +155,7 @@ def test_the_front_door_names_the_whole_chain(tmp_path: Path) -> None:
         assert "data.root=x y" in line and "pseudo.fusion" not in line
     environment["REFINE"] = "pamr"
     refused = subprocess.run([ROOT / "gen_gt_voc.sh"], capture_output=True, text=True, env=environment, check=False)
-    assert refused.returncode == 2 and "REFINE is pamr, expected irn" in refused.stderr
+    assert refused.returncode == 2 and "REFINE is 'pamr', expected irn" in refused.stderr
 
 
 def test_a_finished_training_leaves_its_weights_alone(finished: Config) -> None:
