@@ -4,6 +4,7 @@
     python -m deeplab test    --config-path configs/<x>.yaml [--model-path FILE] [key=value ...]
     python -m deeplab crf     --config-path configs/<x>.yaml [--model-path FILE] [key=value ...]
     python -m deeplab demo    --config-path configs/<x>.yaml --image-path FILE_OR_FOLDER [--crf] [key=value ...]
+    python -m deeplab refresh --config-path configs/<x>.yaml [--model-path FILE] [key=value ...]
     python -m deeplab convert IN OUT
 
 `python -m deeplab <command> --help` tells more, and lists every key.
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from deeplab import convert, crf, demo, train
+from deeplab import convert, crf, demo, refresh, train
 from deeplab import predict as test
 from deeplab.labelling import evaluations
 from deeplab.settings import parse_args
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
         "test": partial(_evaluate, test),
         "crf": partial(_evaluate, crf),
         "demo": demo.main,
+        "refresh": partial(_evaluate, refresh),
         "convert": convert.main,
     }
     if command not in commands:

@@ -165,6 +165,12 @@ class Experts(DeepLab):
     def affinity_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.affinity.parameters() if p.requires_grad]
 
+    def opinions(self, images: Tensor) -> ExpertMaps:
+        """Return what labels are refreshed by, of (B, 3, H, W) images: logits of the two experts, features (B, 128, h, w)."""
+        levels = self.backbone(images)
+        first, second, *_ = self.heads.values()
+        return ExpertMaps([first(levels[-1]), second(levels[-1])], self.affinity(levels))
+
     def forward(self, images: Tensor, everything: bool = False) -> Any:
         """Return (B, classes, h, w) logits of the tested classifier.
 

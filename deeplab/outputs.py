@@ -185,6 +185,11 @@ def predictions_dir(cfg: DeepLabConfig, *, crf: bool) -> Path:
     return _output(cfg, "predictions", tested_split(cfg) + ("_crf" if crf else ""))
 
 
+def refreshed_dir(cfg: DeepLabConfig) -> Path:
+    """Return the folder of training labels that experts corrected."""
+    return _output(cfg, "predictions", f"{cfg.dataset.split.train}_refreshed")
+
+
 def archive_path(cfg: DeepLabConfig, *, crf: bool) -> Path:
     """Return the file the VOC test server takes."""
     return _output(cfg, "predictions", "results" + ("_crf" if crf else "") + ".tar.gz")

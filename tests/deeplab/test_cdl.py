@@ -13,16 +13,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from configs.deeplab_schema import DeepLabConfig
+from deeplab import refresh as refresh_command
 from deeplab import train
 from deeplab.affinity import affinity_losses, propagate, similarity
 from deeplab.cdl import RefreshRule, refresh
 from deeplab.losses import cross_entropies, dice_losses
 from deeplab.network import build_deeplab
-from deeplab.outputs import FINAL, logs_dir, models_dir
+from deeplab.outputs import FINAL, logs_dir, models_dir, refreshed_dir
 from deeplab.weights import load_checkpoint, load_initial
 from tests.deeplab.tiny_deeplab import tiny_deeplab
+from tests.tiny_data import CLASSES
 from utils.config import save_config
+from utils.data.images import read_label_map
 from utils.errors import UserError
+from utils.runtime.cards import read_cards
 from utils.runtime.processes import Dist
 from utils.training.trainer import Trainer
 
@@ -229,3 +233,31 @@ def test_classes_beyond_voc_make_affinity_targets(golden: dict[str, Tensor]) -> 
     labels = torch.where(golden["labels"] == 255, 255, golden["labels"] + 76)  # COCO's 81: the published loss raised here
     loss = affinity_losses([golden["feat"]], [labels], cosine=True, negative_weight=1.0)
     torch.testing.assert_close(loss[0].float(), golden["aff_loss_b"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["b", "e"])
+def test_refreshed_labels_are_written_scored_and_trained_on(tmp_path: Path, variant: str) -> None:
+    cfg = tiny_cdl(tmp_path, variant)
+    train.run(cfg)
+    found = refresh_command.run(cfg)
+    assert found["given"] == 1  # but for one pixel they are the ground truth
+    assert 0 < found["refreshed"] < 1
+    folder, pseudo = refreshed_dir(cfg), tmp_path / "data" / "pseudo"
+    first = {path.name: read_label_map(path, CLASSES) for path in folder.glob("*.png")}
+    assert len(first) == 6
+    assert any((first[name] != read_label_map(pseudo / name, CLASSES)).any() for name in first)
+    cards = {card.key: card for card in read_cards(Path(cfg.exp.output_dir))}
+    assert cards["deeplab_given_train"].mean_iou == 1
+    assert cards["deeplab_refreshed_train"].mean_iou == found["refreshed"]
+    assert len(cards["deeplab_refreshed_train"].facts) == CLASSES + 1  # what each class won or lost
+    (folder / "img_002.png").unlink()
+    before = (folder / "img_001.png").stat().st_mtime_ns
+    assert refresh_command.run(cfg) == found
+    assert (folder / "img_001.png").stat().st_mtime_ns == before
+    assert np.array_equal(read_label_map(folder / "img_002.png", CLASSES), first["img_002.png"])
+    both = f"dataset.label_dirs=[pseudo,{folder}]"
+    again = tiny_deeplab(tmp_path, "exp.id=again", "dataset.label_dir=", both, "solver.iter_max=1")
+    assert train.run(again) == 0
+    assert str(folder) in (logs_dir(again) / "log.txt").read_text()
+    with pytest.raises(UserError, match="method=cdl_b or method=cdl_e"):
+        refresh_command.run(tiny_deeplab(tmp_path), folder)
