@@ -113,6 +113,7 @@ if [ "$SEGMENT" != none ]; then
     ${overrides[@]+"${overrides[@]}"})
   unseen=("${stage[@]}" "dataset.val_list=$DATA/val_aug.txt" "dataset.split.val=val")
   "$python" -m deeplab train "${stage[@]}"
+  case "$SEGMENT" in cdl_*) "$python" -m deeplab refresh "${stage[@]}" ;; esac # the labels as the experts correct them
   for command in test crf; do
     "$python" -m deeplab "$command" "${stage[@]}"
     "$python" -m deeplab "$command" "${unseen[@]}"
