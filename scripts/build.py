@@ -188,13 +188,13 @@ def load_initial_weights(network: "nn.Module", cfg: Config, key: str = "state_di
 
 def _trunk_weights(cfg: Config, pretrained: str) -> "tuple[dict[str, torch.Tensor], str]":
     """Return what `model.pretrained` or a key like it names, and what that is; fetched weights are logged."""
-    from utils.training.hub import HUB, hub_weights
+    from utils.training.hub import HUB, TIMM_PREFIX, hub_weights
     from utils.training.weights import read_weights
 
-    if pretrained != HUB:
+    if pretrained != HUB and not pretrained.startswith(TIMM_PREFIX):
         return read_weights(pretrained), pretrained
     log = logging.getLogger("l2g")
-    found = hub_weights(cfg.model.backbone)
+    found = hub_weights(cfg.model.backbone if pretrained == HUB else pretrained)
     log.info("trunk from %s", found.source)
     if advice := found.advice(cfg.data.mean, cfg.data.std):
         log.warning("%s; set data.mean and data.std", advice)

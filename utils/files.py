@@ -24,6 +24,14 @@ _ELSEWHERE = "choose a folder you may write to"
 _DYING = 60.0
 
 
+def weight_file(path: str | Path) -> Path:
+    """Return `path` or, where only that is there, its name with the suffix twice or once (CRT reads x.pth.pth)."""
+    path = Path(path)
+    twice, once = path.with_name(path.name + path.suffix), path.with_name(path.stem)
+    others = [other for other in (twice, once) if path.suffix and other.suffix == path.suffix and other.is_file()]
+    return path if path.exists() or not others else others[0]
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary file name beside `path` (same suffix); on success it becomes `path`, on failure it is removed.

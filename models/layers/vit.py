@@ -19,7 +19,7 @@ MLP_RATIO = 4
 class VitConfig(Checked):
     """Section `vit` of a method: a transformer that sees square tiles. Defaults are the published DeiT-S of CRT."""
 
-    pretrained: str = key("", "its ImageNet weights: DeiT's .pth or timm's .safetensors; empty trains from scratch")
+    pretrained: str = key("", "its ImageNet weights: DeiT's or timm's file, or timm:<name>; empty: from scratch")
     depth: int = key(12, "blocks", within=COUNT)
     width: int = key(384, "channels of a token; a multiple of heads", within=COUNT)
     heads: int = key(6, "attention heads", within=COUNT)
@@ -31,13 +31,16 @@ class VitConfig(Checked):
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values."""
-        pairs = (("width", "heads"), ("tile", "patch"))
+        named = (self.pretrained != "hub", f"{name}pretrained is hub, expected e.g. timm:deit_small_patch16_224.fb_in1k")
         return [
-            (
-                getattr(self, whole) % getattr(self, part) == 0,
-                f"{name}{whole} is {getattr(self, whole)}, expected a multiple of {name}{part} ({getattr(self, part)})",
-            )
-            for whole, part in pairs
+            named,
+            *[
+                (
+                    getattr(self, whole) % getattr(self, part) == 0,
+                    f"{name}{whole} is {getattr(self, whole)}, expected a multiple of {name}{part} ({getattr(self, part)})",
+                )
+                for whole, part in (("width", "heads"), ("tile", "patch"))
+            ],
         ]
 
 

@@ -223,6 +223,7 @@ def test_a_file_of_the_convolutional_branch_alone_is_read(tmp_path: Path) -> Non
         (["crt.input_size=30"], r"input_size is 30, but tiles of 16 every 8"),
         (["crt.vit.tile_stride=4"], r"tile_stride is 4, expected a multiple of crt\.vit\.patch \(8\)"),
         (["crt.vit.heads=3"], r"width is 16, expected a multiple of crt\.vit\.heads \(3\)"),
+        (["crt.vit.pretrained=hub"], r"expected e\.g\. timm:deit_small_patch16_224\.fb_in1k"),
         (["crt.vit_weight=0", "crt.l1_pulls=cnn"], "the L1 term must teach the transformer"),
         (["crt.patches=4", "crt.crop_size=24"], "patches is 4, expected 0"),
     ],

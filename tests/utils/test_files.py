@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.files import LOCK_NAME, atomic_path, lock_folder, parse_json, remove_leftovers, write_text_atomic
+from utils.files import LOCK_NAME, atomic_path, lock_folder, parse_json, remove_leftovers, weight_file, write_text_atomic
+
+
+def test_a_doubled_suffix_is_found_either_way(tmp_path: Path) -> None:
+    path, doubled = tmp_path / "deits_cam.pth", tmp_path / "deits_cam.pth.pth"
+    assert weight_file(path) == path
+    doubled.write_bytes(b"")
+    assert weight_file(path) == doubled == weight_file(str(doubled))
+    path.write_bytes(b"")
+    assert weight_file(path) == path
+    doubled.unlink()
+    assert weight_file(doubled) == path
+    assert weight_file(tmp_path / "none") == tmp_path / "none"
 
 
 def test_success_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from utils.data.folder import DataFolder, labels_of
 from utils.data.images import MAX_GREY, is_whole_png, read_cam, write_png
 from utils.data.lists import read_id_list
 from utils.errors import UserError
-from utils.files import atomic_path, remove_leftovers
+from utils.files import atomic_path, remove_leftovers, weight_file
 from utils.runtime.parallel import THREADS, BoundedPool, HostCopy
 from utils.runtime.provenance import claim_folder, read_source, write_source
 
@@ -309,7 +309,7 @@ def checksum(path: Path) -> int:
     """Return the file's CRC-32: a gigabyte a second."""
     value = 0
     try:
-        with path.open("rb") as file:
+        with weight_file(path).open("rb") as file:
             while block := file.read(READ_BYTES):
                 value = zlib.crc32(block, value)
     except OSError as error:

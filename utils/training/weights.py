@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from utils.errors import SPACE, UserError, user_errors
-from utils.files import atomic_path
+from utils.files import atomic_path, weight_file
 from utils.training.mxnet import read_params
 
 LISTED_KEYS = 10
@@ -66,7 +66,7 @@ def read_weights(path: str | Path, network: str = "global") -> dict[str, Tensor]
     Raises:
         UserError: when the file is missing, damaged, has no such network, or holds values that are not finite.
     """
-    path = Path(path)
+    path = weight_file(path)
     if not path.is_file():
         raise UserError(
             f"weight file {path} does not exist; check the path, or say model.pretrained=hub (torchvision's or timm's), or "
