@@ -166,6 +166,15 @@ def _tiny(tmp_path: Path, *overrides: str) -> Config:
     return tiny_config(tmp_path, "method=crt", *overrides)
 
 
+def test_a_single_pass_is_timms_vision_transformer(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.models.vision_transformer.VisionTransformer(16, 8, num_classes=0, embed_dim=16, depth=2, num_heads=2).eval()
+    ours = TransformerBranch(_tiny(tmp_path, "crt.vit.passes=1", "crt.vit.outer_residual=false")).backbone.eval()
+    ours.load_state_dict(theirs.state_dict())
+    tiles = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(ours(tiles)[0], theirs.forward_features(tiles))
+
+
 def test_groups_are_those_of_both_published_optimisers() -> None:
     with torch.device("meta"):
         method = Crt(CFG)
@@ -210,6 +219,24 @@ def test_names_of_one_tensor_that_disagree_are_refused(tmp_path: Path) -> None:
     state = {"classifier.weight": torch.zeros(1), "newly_added.0.weight": torch.ones(1)}
     with pytest.raises(UserError, match=r"newly_added\.0\.weight differs from another name"):
         load_weights(network, state, source="their.pth")
+
+
+def test_published_files_with_several_names_for_a_tensor_load_strictly(tmp_path: Path) -> None:
+    cfg = _tiny(tmp_path, "model.backbone=resnet50", "model.output_stride=16", "crt.cnn_frozen=[layer1,layer2]")
+    network, other = CnnBranch(cfg), CnnBranch(cfg)
+    torch.save(network.to_published(network.state_dict()), tmp_path / "res_cam.pth")
+    state = read_weights(tmp_path / "res_cam.pth", "cnn")
+    assert len(state) > 2 * len(network.state_dict())
+    load_weights(other, state, source="res_cam.pth")
+    torch.testing.assert_close(other.state_dict(), network.state_dict())
+    assert {n.split(".")[1] for n, p in network.named_parameters() if not p.requires_grad} == {
+        "conv1",
+        "bn1",
+        "layer1",
+        "layer2",
+    }
+    with pytest.raises(UserError, match=r"1 missing keys \(classifier\.weight\)"):
+        load_weights(other, {k: v for k, v in state.items() if k.startswith("resnet50.")}, source="res_cam.pth")
 
 
 def test_a_file_of_the_convolutional_branch_alone_is_read(tmp_path: Path) -> None:
