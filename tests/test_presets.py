@@ -63,6 +63,12 @@ def settings_of(path: Path) -> dict[str, Any]:
     return flat_settings(load_schema(path, [], deeplab_schema) if stage_of(path) == "segmentation" else load_config(path))
 
 
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_loads(path: Path) -> None:
+    settings = settings_of(path)
+    assert settings["exp.id" if stage_of(path) == "segmentation" else "name"]
+
+
 def test_the_rule_tells_them_apart() -> None:
     """Neither kind is empty, and names mean what a reader takes them for."""
     found = {path.stem: is_published(path) for path in PRESETS}

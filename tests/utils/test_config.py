@@ -14,11 +14,6 @@ from utils.errors import UserError
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("path", sorted(p for p in CONFIGS.rglob("*.yaml") if "_dplv" not in p.stem), ids=lambda p: p.stem)
-def test_every_preset_loads(path: Path) -> None:
-    assert load_config(path).name
-
-
 def test_flat_settings_have_dotted_keys() -> None:
     flat = flat_settings(load_config(CONFIGS / "l2g_voc.yaml", ["cam.scales=[1.0]", "seed=3"]))
     assert (flat["cam.scales"], flat["seed"], flat["l2g.paste.bank"]) == ([1.0], 3, "")
