@@ -124,6 +124,12 @@ class DeepLabModelConfig:
     checkpoint_activations: bool = key(
         False, "ResNets compute their blocks again in the backward pass: more time, a fraction of the memory", free=True
     )
+    head: str = key(
+        "aspp",
+        "classifier of DeepLabV2_Backbone_MSC: aspp: DeepLab v2's (published); v3plus: DeepLabv3+'s decoder, which also sees "
+        "features at a quarter of the picture's size",
+        ("aspp", "v3plus"),
+    )
     backbone: str = key("", "trunk of DeepLabV2_Backbone_MSC, as in the first stage: timm:<name>, resnet38, resnet101, vgg16")
     width: float = key(1.0, "channel multiplier of backbone=resnet38", within=SHARE)
     output_stride: int = key(8, "input pixels per logit cell of backbone=resnet101 and timm networks", within=COUNT)

@@ -11,6 +11,8 @@ HIDDEN = 1024
 FOV_DILATION = 12
 DROPOUT = 0.5
 INIT_STD = 0.01
+# Of DeepLabv3+'s decoder.
+PLUS_WIDTH, DETAIL_WIDTH, GROUPS = 256, 48, 16
 # Of CDL's affinity head: channels that the last levels are brought to, and that pixels are compared by.
 LEVEL_CHANNELS, AFFINITY_CHANNELS = (32, 32, 64, 128), 128
 DEEPEST_LEVEL = 5  # published count of a ResNet's levels, the stem being the first
@@ -83,6 +85,48 @@ def _deep_branch(channels: int, classes: int, rate: int) -> list[nn.Module]:
         nn.Dropout(DROPOUT),
         nn.Conv2d(HIDDEN, classes, 1),
     ]
+
+
+class PlusHead(nn.Module):
+    """DeepLabv3+'s decoder (Chen et al., ECCV 2018): context of the deep features, joined with shallow ones.
+
+    Normalisation is by groups: mini-batches are small here, and the trunk's BatchNorm is fixed.
+
+    Args:
+        shallow, deep: channels of both features.
+        classes: of the logits.
+        rates: dilations of the context's 3x3 branches, in deep cells.
+        width: channels of the context and the decoder.
+    """
+
+    def __init__(self, shallow: int, deep: int, classes: int, rates: Sequence[int], width: int = PLUS_WIDTH) -> None:
+        super().__init__()
+        branches = [_group_norm(nn.Conv2d(deep, width, 1, bias=False))]
+        branches += [_group_norm(nn.Conv2d(deep, width, 3, padding=r, dilation=r, bias=False)) for r in rates]
+        self.branches = nn.ModuleList(branches)
+        self.whole = _group_norm(nn.Conv2d(deep, width, 1, bias=False))
+        self.join = _group_norm(nn.Conv2d((len(branches) + 1) * width, width, 1, bias=False))
+        self.detail = _group_norm(nn.Conv2d(shallow, DETAIL_WIDTH, 1, bias=False))
+        self.decode = nn.Sequential(
+            _group_norm(nn.Conv2d(width + DETAIL_WIDTH, width, 3, padding=1, bias=False)),
+            _group_norm(nn.Conv2d(width, width, 3, padding=1, bias=False)),
+            nn.Dropout2d(0.1),
+        )
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, classes, h, w) of levels (B, channels, ., .), shallow first; h x w is the first one's size."""
+        shallow, deep = levels[0], levels[-1]
+        whole = self.whole(deep.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *deep.shape[2:])
+        context = self.join(torch.cat([*(branch(deep) for branch in self.branches), whole], dim=1))
+        size = shallow.shape[2:]
+        joined = torch.cat([_resized(context, size), self.detail(shallow)], dim=1)
+        logits: Tensor = self.classifier(self.decode(joined))
+        return logits
+
+
+def _group_norm(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, convolution.out_channels), nn.ReLU(inplace=True))
 
 
 class AffinityHead(nn.Module):

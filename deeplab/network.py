@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.deeplab_schema import PLAIN, DeepLabConfig, DeepLabModelConfig
-from deeplab.heads import AffinityHead, aspp, aspp_deep, field_of_view
+from deeplab.heads import AffinityHead, PlusHead, aspp, aspp_deep, field_of_view
 from models.backbones import build_trunk
 from models.backbones.resnet import BLOCKS, STAGES, ResNet, caffe_resnet_name
 from models.backbones.resnet import CAFFE as CAFFE_RESNET
@@ -114,7 +114,8 @@ class DeepLab(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) images to (B, classes, h, w) logits."""
-        logits: Tensor = self.head(self.backbone(images)[-1])
+        levels = self.backbone(images)
+        logits: Tensor = self.head(levels if isinstance(self.head, PlusHead) else levels[-1])
         return logits
 
     def trunk_alias(self) -> dict[str, str]:
@@ -278,6 +279,8 @@ def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
         cast(Any, parts.trunk).checkpoint_activations = True
     if cfg.method == PLAIN:
         return MultiScale(DeepLab(parts), scales, freeze_bn=freeze_bn)
+    if isinstance(parts.make_head(), PlusHead):
+        raise UserError(f"model.head=v3plus is for method=plain, but method is {cfg.method}; set model.head=aspp")
     extended = cfg.method == "cdl_e"
     base = Experts(parts, extended=extended)
     return MultiScaleExperts(
@@ -327,7 +330,11 @@ def _with_backbone(model: DeepLabModelConfig, classes: int) -> Parts:
     if not model.backbone:
         raise UserError("model.name is DeepLabV2_Backbone_MSC but model.backbone is empty; set it, e.g. timm:resnet18")
     with user_errors():
-        trunk = build_trunk(model.backbone, width=model.width, dropout=False, output_stride=model.output_stride)
+        plus = model.head == "v3plus"
+        trunk = build_trunk(model.backbone, width=model.width, dropout=False, output_stride=model.output_stride, shallow=plus)
+    if plus:
+        shallow, deep = cast(Any, trunk).side_channels[0], cast(int, trunk.out_channels)
+        return Parts(trunk, "decoder", lambda: PlusHead(shallow, deep, classes, model.atrous_rates))
     return Parts(trunk, "aspp", lambda: aspp(cast(int, trunk.out_channels), classes, model.atrous_rates))
 
 

@@ -1,9 +1,12 @@
 """Any timm feature extractor as a trunk (optional dependency)."""
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.layers.cpu_convs import quicken_depthwise
 
@@ -39,10 +42,12 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"model.backbone 'timm:{name}' needs the timm library; run: pip install timm") from error
         if not timm.is_model(name):
             raise ValueError(f"model.backbone 'timm:{name}' is unknown to timm {timm.__version__}; see timm.list_models()")
-        try:
-            self.network = timm.create_model(name, pretrained=False, num_classes=0, output_stride=output_stride)
-        except (TypeError, AssertionError):  # it has one output stride only (VGG says so by assertion)
-            self.network = timm.create_model(name, pretrained=False, num_classes=0)
+        # In this order: networks that can dilate; transformers, which can be told to take any number of patches; the others.
+        for asked in ({"output_stride": output_stride}, {"dynamic_img_size": True}, {}):
+            with contextlib.suppress(TypeError, AssertionError):  # VGG says by assertion that it has one output stride only
+                self.network = timm.create_model(name, pretrained=False, num_classes=0, **asked)
+                self.patch = _patch(self.network) if "dynamic_img_size" in asked else 1
+                break
         if not hasattr(self.network, "forward_intermediates"):
             raise ValueError(f"model.backbone 'timm:{name}' offers no intermediate features in timm {timm.__version__}")
         classifier = getattr(self.network, "pretrained_cfg", {}).get("classifier") or ()
@@ -78,10 +83,19 @@ class TimmBackbone(nn.Module):
         return []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the side maps and the final map of (B, 3, H, W) images."""
+        """Return the side maps and the final map of (B, 3, H, W) images; where patches must cover them, resized to that."""
+        height, width = (-(-side // self.patch) * self.patch for side in images.shape[2:])
+        if (height, width) != images.shape[2:]:
+            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         final, maps = self.network.forward_intermediates(  # type: ignore[operator]
             images, indices=self.indices, output_fmt="NCHW"
         )
         # Token networks return (B, N, D): their last intermediate is the same features as a map.
         same = final.dim() == maps[-1].dim() and final.shape[-1] == maps[-1].shape[-1]
         return (*maps[:-1], final if same else maps[-1])
+
+
+def _patch(network: nn.Module) -> int:
+    """Return the side of a transformer's patches, pixels."""
+    patches: Any = network.patch_embed
+    return int(patches.patch_size[0])

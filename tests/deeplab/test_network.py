@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.losses import multi_scale_loss
-from deeplab.network import DeepLab, MultiScale, build_deeplab
+from deeplab.network import DeepLab, MultiScale, build_deeplab, segmentation_groups
 from models.backbones.resnet import ResNet
 from tests.golden_weights import filled
 from utils.errors import UserError
@@ -136,3 +136,39 @@ def test_a_first_stage_trunk_gives_logits_of_its_stride() -> None:
     network = build_deeplab(cfg).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 64, 48)).shape == (1, 21, 8, 6)
+
+
+@pytest.mark.parametrize(("backbone", "stride"), [("resnet38", 8), ("timm:resnet10t", 16), ("timm:vit_tiny_patch16_224", 16)])
+def test_the_decoder_of_deeplab_v3_plus_sees_shallow_features(backbone: str, stride: int) -> None:
+    """Any trunk, any picture: those of transformers are brought to whole patches."""
+    pytest.importorskip("timm")
+    cfg = DeepLabConfig()
+    cfg.model.name, cfg.model.backbone, cfg.model.head, cfg.model.msc_scales = "DeepLabV2_Backbone_MSC", backbone, "v3plus", []
+    cfg.model.width, cfg.model.output_stride, cfg.model.atrous_rates, cfg.dataset.n_classes = 0.0625, stride, [1, 2], 4
+    network = build_deeplab(cfg)
+    (logits,) = network.train()(torch.randn(2, 3, 70, 90))
+    assert logits.shape[:2] == (2, 4)
+    finest = 16 if "vit" in backbone else 4
+    assert logits.shape[2:] == (-(-70 // finest), -(-90 // finest))
+    logits.square().mean().backward()
+    groups = segmentation_groups(network, 1e-4)
+    assert [group["lr_scale"] for group in groups][:3] == [1.0, 10.0, 20.0]
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trained = {id(p) for p in network.parameters() if p.requires_grad}
+    assert trained == {*grouped} and len(grouped) == len(trained)
+    assert all(p.grad is not None for p in cast(DeepLab, network.base).head.parameters())
+    # A step changes what the network says of a picture: shallow and deep features both count.
+    decoder = cast(Any, network.base).head
+    with torch.no_grad():
+        levels = cast(Any, network.base).backbone(torch.randn(1, 3, 70, 90))
+        plain = decoder.eval()(levels)
+        assert not torch.equal(decoder((levels[0] + 1, *levels[1:])), plain)
+        assert not torch.equal(decoder((*levels[:-1], levels[-1] * 2 + torch.randn_like(levels[-1]))), plain)
+
+
+def test_the_decoder_is_for_plain_training() -> None:
+    cfg = DeepLabConfig()
+    cfg.model.name, cfg.model.backbone, cfg.model.head, cfg.method = "DeepLabV2_Backbone_MSC", "resnet38", "v3plus", "cdl_b"
+    cfg.model.width = 0.0625
+    with pytest.raises(UserError, match="model.head=v3plus is for method=plain, but method is cdl_b"):
+        build_deeplab(cfg)
