@@ -2,6 +2,7 @@
 
     python -m scripts.compare "plain CAM=runs/demo_plain" "L2G=runs/demo_l2g"
     python -m scripts.compare "plain CAM=runs/a_seed0,runs/a_seed1,runs/a_seed2" ... --out table.md
+    python -m scripts.compare "L2G=runs/exp_voc" --expected l2g_voc       # published figures beside measured ones
     python -m scripts.compare runs/a_seed0 runs/a_seed1 runs/b_seed0      # runs of equal settings but for the seed: one row
 
 Several runs (seeds) of a row give mean ± standard deviation. Columns are the scores and training times of the stage cards
@@ -10,9 +11,14 @@ found in the runs' folders, whatever programs wrote them.
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from utils.errors import UserError, run_program
 from utils.files import write_text_atomic
+
+EXPECTED = Path(__file__).parents[1] / "docs" / "expected.yaml"
 
 
 def main(argv: list[str]) -> None:
@@ -20,20 +26,23 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", metavar="[LABEL=]RUN[,RUN...]", help="a row with its label, or a run's folder")
     parser.add_argument("--out", default="", help="also write the table to this file")
+    parser.add_argument("--expected", default="", metavar="NAME", help=f"also what {EXPECTED.name} says was reached, by stage")
     arguments = parser.parse_args(argv)
-    text = run(arguments.rows)
+    text = run(arguments.rows, arguments.expected)
     print(text)
     if arguments.out:
         write_text_atomic(Path(arguments.out), text + "\n")
 
 
-def run(rows: list[str]) -> str:
+def run(rows: list[str], expected: str = "") -> str:
     """Return a Markdown table of `LABEL=RUN[,RUN...]` rows and of bare run folders, which are grouped by their settings.
+
+    With `expected`, a name of docs/expected.yaml, a second table has its figures beside those of each row.
 
     Raises:
         UserError: for a folder that is not there or has no scores, or a damaged card.
     """
-    from utils.report.groups import Group, group_runs, table
+    from utils.report.groups import Group, expected_table, group_runs, table
     from utils.report.run import read_run
 
     groups, bare = [], []
@@ -46,7 +55,14 @@ def run(rows: list[str]) -> str:
     groups += group_runs([read_run(folder) for folder in bare])
     for one in (one for group in groups for one in group.runs if not one.scores()):
         raise UserError(f"{one.folder} holds no stage card with a score; run scripts.evaluate_cams or scripts.gen_gt first")
-    return table(groups)
+    return table(groups) + (f"\n\n{expected_table(groups, _read_expected(expected))}" if expected else "")
+
+
+def _read_expected(name: str) -> list[dict[str, Any]]:
+    known: dict[str, list[dict[str, Any]]] = yaml.safe_load(EXPECTED.read_text(encoding="utf-8"))
+    if name not in known:
+        raise UserError(f"--expected is {name}, expected one of {', '.join(known)} ({EXPECTED})")
+    return known[name]
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ label values (0 background, class index + 1, 255 ignored) named like the picture
 
 Writes JPEGImages/, SegmentationClassAug/ and Sal/ (where given), classes.txt, labels.txt, train_cls.txt, val_cls.txt, and
 train_aug.txt, val_aug.txt (pairs of paths; validation pictures with masks only); pictures without a class are in
-unlabelled.txt. The configuration starts from configs/l2g_voc_improved.yaml; without saliency maps it trains without them until
-scripts.make_saliency has made some. The same command continues an interrupted run.
+unlabelled.txt. The configuration stands on configs/own_pictures.yaml (--preset own_pictures_cpu where there is no GPU); without
+saliency maps it trains without them until scripts.make_saliency has made some. The same command continues an interrupted run.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from utils.prepare.custom import bring_maps, bring_pictures, list_images, pictur
 from utils.prepare.layout import COPY, LINK, images_per_class, label_lines, own_folder, pair_lines, write_list
 
 IMAGES, MASKS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
-BASE = "l2g_voc_improved.yaml"
+PRESET = "own_pictures"  # of configs/
 MOST_CLASSES = 254  # label maps are 8-bit: 0 is background, 255 ignored
 
 Labels = dict[str, tuple[int, ...]]
@@ -51,6 +51,7 @@ class CustomSettings:
         config: configuration to write; None: configs/<name of out>.yaml.
         place: "link" or "copy".
         overwrite: replace a configuration that is there.
+        preset: what the configuration stands on, the name of a file of configs/.
         workers: processes; 0 is one per core.
     """
 
@@ -65,6 +66,7 @@ class CustomSettings:
     config: Path | None = None
     place: str = LINK
     overwrite: bool = False
+    preset: str = PRESET
     workers: int = 0
 
 
@@ -84,6 +86,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", type=Path, help="configuration to write (default configs/<name of --out>.yaml)")
     parser.add_argument("--place", choices=(LINK, COPY), default=LINK, help="how JPEGs and maps are brought in (default link)")
     parser.add_argument("--overwrite", action="store_true", help="replace a configuration that is there")
+    parser.add_argument("--preset", default=PRESET, help="configuration of configs/ to start from (default %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 is one per core (default 0)")
     print("\n".join(run(CustomSettings(**vars(parser.parse_args(argv))))))
 
@@ -175,11 +178,15 @@ def _choose(ids: list[str], share: float, seed: int) -> set[str]:
 
 def _write_config(settings: CustomSettings, num_classes: int, saliency: bool) -> Path:
     path = settings.config or Path("configs") / f"{settings.out.name}.yaml"
-    base = Path(__file__).parents[1] / "configs" / BASE
+    base = Path(__file__).parents[1] / "configs" / f"{settings.preset}.yaml"
+    if not base.is_file():
+        raise UserError(
+            f"--preset is {settings.preset}, but there is no {base}; expected e.g. own_pictures or own_pictures_cpu"
+        )
     here = path.resolve().parent == base.parent.resolve()
     masked = (settings.out / "train_masked.txt").is_file()
     content = {
-        "base": BASE if here else str(base.resolve()),
+        "base": base.name if here else str(base.resolve()),
         "name": settings.out.name,
         "data": {
             "root": str(settings.out),
@@ -191,7 +198,7 @@ def _write_config(settings: CustomSettings, num_classes: int, saliency: bool) ->
         "l2g": {"saliency": "map" if saliency else "none"},
         "pseudo": {"fusion": "saliency" if saliency else "threshold"},
     }
-    text = "# Written by scripts.prepare_custom; see l2g_voc_improved.yaml for what it starts from.\n"
+    text = f"# Written by scripts.prepare_custom; see {base.name} for what it stands on.\n"
     if not saliency:
         text += "# After scripts.make_saliency: l2g.saliency map, pseudo.fusion saliency.\n"
     text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -41,6 +41,27 @@ def test_a_stage_nobody_here_knows_is_a_column(tmp_path: Path) -> None:
     assert table[2:] == ["| one | 50.0 | 12.5 | 25.0 | 1.5 |", "| other | 25.0 | – | 12.5 | 1.5 |"]
 
 
+def test_expected_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
+    seeds = [_result(tmp_path / f"s{i}", value) for i, value in enumerate((0.5, 0.6))]
+    for folder, value in zip(seeds, (0.60, 0.62), strict=True):
+        for name, program in (("train_aug", "scripts.gen_gt"), ("train", "scripts.evaluate_labels")):
+            card = StageCard(f"x_{name}", "Labels", program, LABELS, "l", split="train", mean_iou=value)
+            card.list_file = f"/data/{name}.txt"
+            write_card(folder, card)
+        crf = StageCard("deeplab_crf_val", "DeepLab + CRF", "deeplab crf", LABELS + 9, "d", split="val", mean_iou=0.7)
+        crf.list_file = "/data/whatever.txt"
+        write_card(folder, crf)
+    _, table = run([f"ours={seeds[0]},{seeds[1]}"], "l2g_voc").split("\n\n")
+    lines = table.splitlines()
+    assert lines[0] == "| stage | images | ours | expected | from |"
+    assert lines[2].startswith("| pseudo labels | train | 61.0 ± 1.4 | 71.7 | a user's run")
+    assert lines[3].startswith("| pseudo labels | train_aug | 61.0 ± 1.4 | 69.9 |")
+    assert lines[4].startswith("| DeepLab v2, ResNet-101 | val | – | 68.9 |")
+    assert lines[5].startswith("| DeepLab v2, ResNet-101 + CRF | val | 70.0 ± 0.0 | 71.3 |")
+    with pytest.raises(UserError, match=r"--expected is voc, expected one of l2g_voc, l2g_coco"):
+        run([f"ours={seeds[0]}"], "voc")
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
         main(["runs/x"])

@@ -105,7 +105,8 @@ def test_masks_saliency_and_a_configuration_that_trains(photos: Path, tmp_path: 
     cfg = load_config(
         tmp_path / "mine.yaml",
         [
-            f"run_dir={tmp_path / 'run'}", "data.workers=0", "device=cpu", "model.width=0.0625", "model.pretrained=",
+            f"run_dir={tmp_path / 'run'}", "data.workers=0", "device=cpu", "model.backbone=resnet38",
+            "model.width=0.0625", "model.pretrained=", "train.classify_epochs=0",
             "train.epochs=1", "train.batch_size=4", "l2g.input_size=32", "l2g.crop_size=24", "l2g.patches=4",
             "l2g.short_side=32",
         ],

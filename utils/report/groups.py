@@ -88,6 +88,35 @@ def table(groups: Sequence[Group]) -> str:
     return "\n".join(lines)
 
 
+def expected_table(groups: Sequence[Group], expected: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of what others reached, mIoU in percent, beside these groups' scores; a dash where there is none.
+
+    Args:
+        groups: rows of the comparison.
+        expected: `stage`, a title; `program` and `list` (a list's name without .txt, or a split), which find the card; `miou`;
+            `source`.
+    """
+    lines = [
+        "| stage | images | " + " | ".join(group.label for group in groups) + " | expected | from |",
+        "| --- | --- |" + " --- |" * len(groups) + " --- | --- |",
+    ]
+    for row in expected:
+        cells = [mean_and_deviation([100 * value for value in _scores_of(group, row)]) for group in groups]
+        title = row["stage"] + (" + CRF" if row["program"] == "deeplab crf" else "")
+        lines.append(" | ".join([f"| {title}", row["list"], *cells, f"{row['miou']:.1f}", f"{row['source']} |"]))
+    return "\n".join(lines)
+
+
+def _scores_of(group: Group, row: Mapping[str, Any]) -> list[float]:
+    cards = [stage.card for run in group.runs for stage in run.stages]
+    found = [card for card in cards if card.program == row["program"] and _list_of(card) == row["list"]]
+    return [card.mean_iou for card in found if card.mean_iou is not None]
+
+
+def _list_of(card: StageCard) -> str:
+    return Path(card.list_file).stem if card.list_file and not card.program.startswith("deeplab") else card.split
+
+
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Return "60.0 ± 10.0" (standard deviation of a sample), "60.0" of one value, or a dash of none."""
     if len(values) < 2:
