@@ -10,6 +10,7 @@ from models.method import find_method
 from scripts.build import load_config
 
 CLASSES = 3
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def write_tiny_voc(root: Path, images: int = 6, size: tuple[int, int] = (48, 40), seed: int = 0) -> Path:
@@ -72,15 +73,25 @@ SMALL = {
 PRESETS = {"crt_wsol": "wsol_cub"}
 
 
+def preset(section: str) -> Path:
+    """Return the published configuration of a section."""
+    return CONFIGS / f"{PRESETS.get(section, f'{section}_voc')}.yaml"
+
+
 def tiny_config(tmp_path: Path, *overrides: str) -> Config:
     """Return a configuration that trains a very narrow ResNet-38 on `tmp_path/data` in seconds, by default with L2G."""
     method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "l2g")
     section = find_method(method).section or method
-    root = tmp_path / "data"
-    if not root.exists():
-        write_tiny_voc(root)
-    settings = [
-        f"run_dir={tmp_path / 'run'}",
+    if not (tmp_path / "data").exists():
+        write_tiny_voc(tmp_path / "data")
+    return load_config(preset(section), [*tiny_settings(tmp_path, section), *overrides])
+
+
+def tiny_settings(folder: Path, section: str) -> list[str]:
+    """Return what makes the published configuration of a method's `section` one of the tiny set `folder`/data."""
+    root = folder / "data"
+    return [
+        f"run_dir={folder / 'run'}",
         f"data.root={root}",
         f"data.num_classes={CLASSES}",
         "data.class_names=[red,green,blue]",
@@ -97,7 +108,5 @@ def tiny_config(tmp_path: Path, *overrides: str) -> Config:
         "cam.scales=[1.0]",
         "eval.workers=1",
         "pseudo.workers=1",
-        f"pseudo.out_dir={tmp_path / 'pseudo'}",
+        f"pseudo.out_dir={folder / 'pseudo'}",
     ]
-    name = PRESETS.get(section, f"{section}_voc")
-    return load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml", [*settings, *overrides])

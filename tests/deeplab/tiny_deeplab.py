@@ -28,8 +28,14 @@ def tiny_deeplab(tmp_path: Path, *overrides: str) -> DeepLabConfig:
         (root / "pseudo").symlink_to(root / "made")
     path = tmp_path / "deeplab.yaml"
     path.write_text(yaml.safe_dump({"DATASET": {"NAME": "tiny", "N_CLASSES": CLASSES + 1}}))
-    settings = [
-        f"exp.output_dir={tmp_path / 'out'}",
+    return load_schema(path, [*tiny_deeplab_settings(tmp_path), *overrides], DeepLabConfig)
+
+
+def tiny_deeplab_settings(folder: Path) -> list[str]:
+    """Return the settings of such a network over `folder`/data."""
+    root = folder / "data"
+    return [
+        f"exp.output_dir={folder / 'out'}",
         "exp.id=tiny",
         f"dataset.root={root}",
         f"dataset.train_list={root / 'train_aug.txt'}",
@@ -55,4 +61,3 @@ def tiny_deeplab(tmp_path: Path, *overrides: str) -> DeepLabConfig:
         "crf.workers=1",
         "crf.iter_max=2",
     ]
-    return load_schema(path, [*settings, *overrides], DeepLabConfig)
