@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import UserError
+from utils.files import only_file
 
 # Wire types of protocol buffers.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -45,7 +46,7 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
         UserError: when it cannot be read or holds no layers.
     """
     try:
-        content = memoryview(path.read_bytes())
+        content = memoryview(only_file(path).read_bytes())
         layers = [
             _layer(value, number == NET_LAYER)
             for number, kind, value in _fields(content)

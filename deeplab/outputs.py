@@ -18,7 +18,7 @@ from utils.data.images import image_size, is_whole_png, read_label_map, write_pn
 from utils.data.items import Item
 from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix
-from utils.files import atomic_path, remove_leftovers
+from utils.files import atomic_path, only_file, remove_leftovers
 from utils.runtime.processes import Dist, sum_over_ranks
 from utils.runtime.provenance import NOTE, differing, read_source, write_source
 
@@ -59,7 +59,7 @@ def read_logits(path: Path, num_classes: int) -> Tensor:
         UserError: for a damaged file, or logits of another number of classes.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(only_file(path), allow_pickle=False)
         values = loaded if isinstance(loaded, np.ndarray) else loaded[KEY]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"logits file {path} cannot be read ({error}); delete it and run `test` again") from error

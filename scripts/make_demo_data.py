@@ -35,7 +35,7 @@ from utils.data.images import read_label_map, write_png
 from utils.demo_set.creatures import CREATURES
 from utils.demo_set.scene import SPLITS, draw_scene
 from utils.errors import UserError, run_program
-from utils.files import atomic_path, lock_folder, parse_json, remove_leftovers, write_text_atomic
+from utils.files import atomic_path, lock_folder, only_file, parse_json, remove_leftovers, write_text_atomic
 from utils.runtime.parallel import map_progress
 
 IMAGES, LABELS, SALIENCY = "JPEGImages", "SegmentationClassAug", "Sal"
@@ -162,7 +162,7 @@ def _read_manifest(out: Path) -> DemoSettings | None:
     if not path.exists():
         return None
     try:
-        return DemoSettings(**parse_json(path.read_text(encoding="utf-8")))
+        return DemoSettings(**parse_json(only_file(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no manifest of a demo set ({error}); remove the folder or choose another --out") from error
 

@@ -25,7 +25,7 @@ from utils.data.lists import read_id_list
 from utils.data.paste import BankEntry, ForegroundBank, read_index, write_index
 from utils.drawing.overlays import Picture, contact_sheet, fit_square, on_checkerboard
 from utils.errors import UserError, run_program
-from utils.files import lock_folder
+from utils.files import lock_folder, remove_leftovers
 
 SHEET = "contact_sheet.png"
 SHEET_COLUMNS, CELL_HEIGHT = 8, 96
@@ -48,6 +48,8 @@ def run(cfg: Config) -> list[BankEntry]:
     source = BankSource(data, cfg.bank, cfg.settings.paste.salient)
     tasks = _tasks(cfg)
     with lock_folder(folder):
+        for of_a_class in folder.glob("[0-9]*"):
+            remove_leftovers(of_a_class)
         found, reasons = write_objects(source, tasks)
         if not found:
             raise UserError(_nothing(cfg, len(tasks), reasons))

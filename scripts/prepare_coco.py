@@ -27,7 +27,7 @@ from pathlib import Path
 from utils.data.classes import COCO_CLASSES, palette, write_label_names
 from utils.data.images import write_png
 from utils.errors import UserError, import_optional, run_program
-from utils.files import lock_folder, parse_json, remove_leftovers, write_text_atomic
+from utils.files import lock_folder, only_file, parse_json, remove_leftovers, write_text_atomic
 from utils.prepare.coco import CROWD_CHOICES, CROWD_SKIP, CocoImage, CocoSplit, paint_label_map, read_instances
 from utils.prepare.layout import (
     COPY,
@@ -129,7 +129,7 @@ def _claim_masks(settings: CocoSettings) -> None:
     remove_leftovers(folder)
     mark, rule = settings.out / SETTINGS, {"crowd": settings.crowd, "splits": dict(settings.splits)}
     try:
-        found = parse_json(mark.read_text(encoding="utf-8"))
+        found = parse_json(only_file(mark).read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = rule
     except (OSError, ValueError) as error:

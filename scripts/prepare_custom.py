@@ -24,7 +24,7 @@ import yaml
 
 from utils.data.classes import write_label_names
 from utils.errors import UserError, run_program
-from utils.files import lock_folder, write_text_atomic
+from utils.files import lock_folder, only_file, write_text_atomic
 from utils.prepare.custom import bring_maps, bring_pictures, list_images, picture_ids, read_named_labels, resolve_classes
 from utils.prepare.layout import COPY, LINK, images_per_class, label_lines, own_folder, pair_lines, write_list
 
@@ -127,7 +127,7 @@ def _given_classes(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in only_file(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"class list {path} cannot be read ({error}); give a UTF-8 text with one name a line") from error
     if not names or len(set(names)) != len(names):
@@ -202,7 +202,7 @@ def _write_config(settings: CustomSettings, num_classes: int, saliency: bool) ->
     if not saliency:
         text += "# After scripts.make_saliency: l2g.saliency map, pseudo.fusion saliency.\n"
     text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    if path.exists() and path.read_text(encoding="utf-8") != text and not settings.overwrite:
+    if path.exists() and only_file(path).read_text(encoding="utf-8") != text and not settings.overwrite:
         raise UserError(f"{path} is there already and differs; use --overwrite, or --config for another name")
     write_text_atomic(path, text)
     return path

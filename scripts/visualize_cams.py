@@ -26,6 +26,7 @@ from utils.data.lists import read_id_list
 from utils.drawing.cam_pictures import class_picture, combined_overlay, combined_picture, published_picture
 from utils.drawing.overlays import Picture, cam_overlay, contact_sheet
 from utils.errors import UserError, run_program
+from utils.files import remove_leftovers
 from utils.runtime.parallel import map_progress
 
 OVERVIEW = "overview.png"
@@ -47,6 +48,7 @@ def run(cfg: Config) -> list[str]:
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     tasks = _tasks(cfg)
     _data(cfg).check_images(image_id for image_id, _ in tasks)
+    remove_leftovers(out)
     written = sum(map_progress(partial(_draw, cfg, names), tasks, workers=view.workers, what="pictures"))
     if view.style == "overlay" and view.overview:
         write_png(out / OVERVIEW, _overview(cfg, names, _spread(tasks, view.overview)))

@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from configs.fields import FINITE, Checked, broken_rules, broken_values
 from utils.errors import UserError
-from utils.files import write_text_atomic
+from utils.files import only_file, write_text_atomic
 
 Schema = TypeVar("Schema", bound=Checked)
 # A schema, or what finds it by the raw content (lower-case keys) of the file and the overrides: `method` picks a section.
@@ -111,7 +111,7 @@ class Update(NamedTuple):
 
 def _updates(path: str | Path | None, overrides: list[str] | None) -> list[Update]:
     """Return what the file, its bases first, and the overrides set."""
-    files = [] if path is None else [_read_yaml(file) for file in _with_bases(Path(path))]
+    files = [] if path is None else _with_bases(Path(path))
     given = overrides or []
     defaults = [_parse_override(each.replace(DEFAULT, "=", 1)) for each in given if _is_default(each)]
     return defaults + files + [_parse_override(each) for each in given if not _is_default(each)]
@@ -208,20 +208,21 @@ def read_flat(path: str | Path) -> dict[str, Any]:
     return flatten(_read_yaml(Path(path)).values)
 
 
-def _with_bases(path: Path) -> list[Path]:
-    """Return the chain of files from the outermost base to `path`."""
-    chain = [path]
-    while (base := _read_yaml(chain[0]).texts.get("base")) is not None:
-        parent = chain[0].parent / str(base)
-        if parent in chain:
+def _with_bases(path: Path) -> list[Update]:
+    """Return what the files set from the outermost base to `path`."""
+    chain, seen = [_read_yaml(path)], [path]
+    while (base := chain[0].texts.get("base")) is not None:
+        parent = seen[-1].parent / str(base)
+        if parent in seen:
             raise UserError(f"{path}: 'base' entries form a circle through {parent}; remove one of them")
-        chain.insert(0, parent)
+        chain.insert(0, _read_yaml(parent))
+        seen.append(parent)
     return chain
 
 
 def _read_yaml(path: Path) -> Update:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = only_file(path).read_text(encoding="utf-8")
         values, texts = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
         _check_size(values)
     except OSError as error:
@@ -313,6 +314,8 @@ def _as_text(entry: dataclasses.Field[Any], hint: Any, value: Any, text: Any, *,
         items = yaml.load(text, yaml.BaseLoader) if isinstance(text, str) else text
         pairs = zip(value, items or value, strict=False)
         return [item if isinstance(item, str) and found is not None else found for found, item in pairs]
+    if hint is bool and isinstance(value, int) and value not in (0, 1):
+        return f"{value}, a number"  # which OmegaConf would take as true
     if not isinstance(text, str) or not (hint is str or texts_or_lists) or (value is None and not argument):
         return value
     choices = entry.metadata.get("choices", ())
@@ -328,6 +331,21 @@ def _merge(config: Any, update: Mapping[str, Any], source: str) -> Any:
         raise UserError(f"{source}: key '{error.full_key}': {_first_line(error)}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{source}: {_first_line(error)}") from error
+    except TypeError as error:
+        place = _misfit(config, update)
+        raise UserError(f"{source}: key '{place}' is keys and values, expected a list, or the other way round") from error
+
+
+def _misfit(config: Any, update: Mapping[str, Any]) -> str:
+    """Return the first key of which one is a list and the other keys and values."""
+    for name, value in update.items():
+        there = OmegaConf.select(config, name)
+        if isinstance(value, dict) and OmegaConf.is_dict(there):
+            if inside := _misfit(there, value):
+                return f"{name}.{inside}"
+        elif isinstance(value, dict) and OmegaConf.is_list(there) or isinstance(value, list) and OmegaConf.is_dict(there):
+            return name
+    return ""
 
 
 def _first_line(error: Exception) -> str:

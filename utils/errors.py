@@ -43,12 +43,31 @@ def run_program(main: Callable[[list[str]], None]) -> None:
         told = str(error) if isinstance(error, UserError) else fault(error)
         if told is None:
             raise  # a mistake of ours: its place matters
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {shortened(told)}", file=sys.stderr)
         _give_up_output()
         sys.unraisablehook = lambda _: None  # what was half made when it failed complains as it goes
         sys.exit(2)
 
 
+def shortened(text: str) -> str:
+    """Return a text that is no page: of a longer one its two ends, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS // 2]} ... {text[-_MOST_LETTERS // 2 :]}"
+
+
+def damage(error: BaseException) -> str:
+    """Return what the reader of a file stumbled over, without the names of Python's types."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    if isinstance(error, (TypeError, AttributeError, IndexError)):
+        return "it holds something else than expected"
+    return (str(error).strip().splitlines() or ["it is damaged"])[0]
+
+
+# Files may hold lines of megabytes.
+_MOST_LETTERS = 800
 SPACE = "free disk space and run the same command again"
 _ANY_SPACE = "free space on the disk or, for loader processes (data.workers, dataloader.num_workers), in /dev/shm"
 _FILES = "allow more (ulimit -n 4096) or use fewer workers"

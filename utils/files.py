@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,6 +70,17 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def only_file(path: Path) -> Path:
+    """Return `path`, of a file: reading a pipe would wait for its writer, for ever if there is none.
+
+    Raises:
+        OSError: when it is missing, or no file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a file but a folder, pipe or device", str(path))
+    return path
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:

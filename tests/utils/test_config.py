@@ -1,5 +1,6 @@
 """Configuration files: presets, overrides, and what a typo gets."""
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,13 @@ from utils.config import flat_settings, load_schema, save_config
 from utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    """Reading it would wait for ever for somebody to write."""
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml cannot be read \(not a file but a folder, pipe or device\)"):
+        load_config(tmp_path / "a.yaml")
 
 
 def test_flat_settings_have_dotted_keys() -> None:
@@ -64,6 +72,10 @@ def test_saved_configuration_loads_back(tmp_path: Path) -> None:
         (f"name: {'[' * 100 + ']' * 100}\n", "nested more than 20 deep"),
         ("name: &a [*a]\n", "not valid YAML"),
         ("name: &a {b: *a}\n", "not valid YAML"),
+        ("data:\n  mean: {a: 1}\n", "key 'data.mean' is keys and values, expected a list"),
+        ("train: {decay_epochs: [[1]]}\n", "train.decay_epochs is .*, expected a list without lists"),
+        ("train: {shuffle: 2}\n", "train.shuffle"),
+        ("train: {epochs: 99999999999999999999}\n", "train.epochs is 99999999999999999999, expected"),
         (
             "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 18))]),
             "more than 10000 values",

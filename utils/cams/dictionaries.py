@@ -6,8 +6,6 @@ Theirs are pickles, which can run any code. Here they are read by an unpickler t
 import codecs
 import io
 import pickle
-import zipfile
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UserError
+from utils.errors import UserError, damage
+from utils.files import only_file
 
 SUFFIXES = (".npz", ".npy")
 # The names under which programs store classes: ours, IRNet's.
@@ -92,17 +91,15 @@ def _read(path: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what a file holds by name; of an .npz only `keys`, if any are given."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(only_file(path), allow_pickle=False) as file:
                 return {key: file[key] for key in file.files if not keys or key in keys}
         content = _read_npy(path)
     except _Forbidden as error:
         raise UserError(
             f"{path} would run {error} when it is read, so it is not read; get CAMs from someone you trust, or save them as npz"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read ({error}); make it anew with cam.overwrite=true") from error
-    except Exception as error:  # whatever else a damaged pickle leads to: it can only build arrays
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make it anew") from error
+    except Exception as error:  # zlib's, zipfile's, and whatever a damaged pickle leads to: it can only build arrays
+        raise UserError(f"{path} cannot be read ({damage(error)}); make it anew with cam.overwrite=true") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} holds no dictionary of names; expected keys, cam and high_res, as IRNet writes them")
     return content
@@ -110,7 +107,7 @@ def _read(path: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _read_npy(path: Path) -> Any:
     """Return what an .npy file holds: an array, or the one object in an array of objects."""
-    with path.open("rb") as file:
+    with only_file(path).open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         _, _, dtype = read_header(file)

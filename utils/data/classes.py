@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from configs.deeplab_schema import DatasetConfig
 from utils.errors import UserError
-from utils.files import write_text_atomic
+from utils.files import only_file, write_text_atomic
 
 BACKGROUND = 0
 IGNORE = 255
@@ -101,7 +101,7 @@ def _read_names(spec: str) -> list[str]:
     if spec in _KNOWN:
         return list(_KNOWN[spec])
     try:
-        lines = Path(spec).read_text(encoding="utf-8-sig").splitlines()
+        lines = only_file(Path(spec)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"data.class_names={spec} is neither {' nor '.join(_KNOWN)} nor a readable text file; give one of these or a list"
@@ -161,7 +161,7 @@ def class_names(dataset: DatasetConfig) -> list[str]:
 def _read(path: Path) -> list[str]:
     """Read 'index<TAB>name[,alias]' or 'name' lines."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = only_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"dataset.labels={path} cannot be read ({error}); give an existing text file") from error
     return [line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()]

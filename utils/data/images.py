@@ -1,7 +1,5 @@
 """Read and write the images of a dataset; a wrong file is an error that names it and says what is wrong."""
 
-import errno
-import stat
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.data.classes import IGNORE
 from utils.errors import UserError, remedy
-from utils.files import atomic_path
+from utils.files import atomic_path, only_file
 
 # What PIL raises for damaged files, depending on format and on where the damage is.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -78,7 +76,7 @@ def read_cam(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
 def is_whole_png(path: Path) -> bool:
     """Return whether a PNG file is there, complete and of the content its sums tell; it is not decoded."""
     try:
-        with _open(path) as image:
+        with Image.open(only_file(path)) as image:
             image.verify()
     except _DAMAGE:
         return False
@@ -115,7 +113,7 @@ def image_size(path: Path) -> Size:
         UserError: when the file is missing or no image.
     """
     try:
-        with _open(path) as image:
+        with Image.open(only_file(path)) as image:
             return image.size
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
@@ -142,16 +140,9 @@ def write_png(path: Path, array: NDArray[np.uint8], palette: bytes | None = None
         image.save(temporary, "PNG", compress_level=_PNG_EFFORT)
 
 
-def _open(path: Path) -> Image.Image:
-    """Open a file, and nothing but a file: reading a pipe would wait for its writer."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "not a file but a folder, pipe or device")
-    return Image.open(path)
-
-
 def _load(path: Path, damaged: str = "replace it") -> Image.Image:
     try:
-        with _open(path) as image:
+        with Image.open(only_file(path)) as image:
             image.load()
             return image
     except _DAMAGE as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, only_file
 
 # Integer ids of VOC: 2007000032 is 2007_000032.
 _VOC_DIGITS, _YEAR_DIGITS = 10, 4
@@ -167,7 +167,7 @@ def list_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield from _array_lines(path)
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = only_file(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"list {path} is not UTF-8 text (byte {error.start}); save it as plain UTF-8 text") from error
     except OSError as error:

@@ -19,8 +19,8 @@ from configs.paste_schema import PasteConfig
 from utils.data.classes import label_value
 from utils.data.images import read_cutout, read_saliency
 from utils.data.samplers import SampleRng
-from utils.errors import UserError
-from utils.files import parse_json, write_text_atomic
+from utils.errors import UserError, damage
+from utils.files import only_file, parse_json, write_text_atomic
 
 Grey = NDArray[np.uint8]  # (H, W)
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -226,7 +226,7 @@ def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
     """
     path = folder / INDEX_NAME
     try:
-        objects = parse_json(path.read_text(encoding="utf-8"))["objects"]
+        objects = parse_json(only_file(path).read_text(encoding="utf-8"))["objects"]
         return [_entry(row) for row in objects]
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError):
@@ -236,7 +236,7 @@ def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
             "l2g.paste.bank to its folder"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"foreground bank index {path} is damaged ({type(error).__name__}: {error}); make it anew") from error
+        raise UserError(f"foreground bank index {path} is damaged ({damage(error)}); make it anew") from error
 
 
 def _entry(row: dict[str, Any]) -> BankEntry:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.data.classes import BACKGROUND, IGNORE, label_value
-from utils.errors import UserError, import_optional
-from utils.files import parse_json
+from utils.errors import UserError, damage, import_optional
+from utils.files import only_file, parse_json
 
 # Polygons as flat [x, y, x, y, ...] pixel coordinates, or a run-length code as pycocotools takes it.
 Segmentation = tuple["array[float]", ...] | dict[str, Any]
@@ -61,15 +61,15 @@ def read_instances(path: Path) -> CocoSplit:
         UserError: when the file is missing, damaged, or refers to images or categories it does not have.
     """
     try:
-        content = parse_json(path.read_bytes(), object_hook=_compact)
+        content = parse_json(only_file(path).read_bytes(), object_hook=_compact)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a folder with annotations/instances_*.json") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no COCO annotation file ({error}); download it again") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+        raise UserError(f"{path} is no COCO annotation file ({damage(error)}); download it again") from error
     try:
         return _split(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is no COCO instances file ({type(error).__name__}: {error}); download it again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path} is no COCO instances file ({damage(error)}); download it again") from error
 
 
 def _compact(entry: dict[str, Any]) -> Any:

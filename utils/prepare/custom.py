@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from utils.data.images import image_size, read_image, read_label_map, read_saliency
 from utils.errors import UserError
-from utils.files import atomic_path, parse_json, remove_leftovers
+from utils.files import atomic_path, only_file, parse_json, remove_leftovers
 from utils.prepare.layout import place_files, up_to_date
 from utils.runtime.parallel import map_progress
 
@@ -120,7 +120,7 @@ def _stem(file: str) -> str:
 
 def _read_csv(path: Path) -> list[tuple[str, str, list[str]]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = only_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"labels {path} cannot be read ({error}); give a UTF-8 CSV or JSON file") from error
     rows = []
@@ -139,7 +139,7 @@ def _read_csv(path: Path) -> list[tuple[str, str, list[str]]]:
 
 def _read_json(path: Path) -> list[tuple[str, str, list[str]]]:
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(only_file(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"labels {path} cannot be read ({error}); give a UTF-8 CSV or JSON file") from error
     if isinstance(content, dict):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from utils.data.classes import IGNORE, VOC_CLASSES
 from utils.data.images import read_label_map
 from utils.data.lists import read_id_list
-from utils.errors import UserError, import_optional
-from utils.files import parse_json, write_text_atomic
+from utils.errors import UserError, damage, import_optional
+from utils.files import only_file, parse_json, write_text_atomic
 from utils.runtime.log import progress
 
 # Parts of a member's path -> whether it is needed.
@@ -63,7 +63,7 @@ def find_folder(start: Path, candidates: Sequence[str], needs: Sequence[str], wh
 
 def _read(mark: Path) -> object:
     try:
-        return parse_json(mark.read_text(encoding="utf-8"))
+        return parse_json(only_file(mark).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -71,7 +71,7 @@ def _read(mark: Path) -> object:
 def _unpack(path: Path, into: Path, wanted: Wanted) -> None:
     """Unpack the wanted files that are not there yet; a file a killed run left half written has another size."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(only_file(path)) as archive:
             members = [m for m in archive if m.isfile() and wanted(PurePosixPath(m.name).parts)]
             missing = [m for m in members if not (into / m.name).exists() or (into / m.name).stat().st_size != m.size]
             # The filter refuses members that would leave the folder.
@@ -147,6 +147,11 @@ def _augmented_masks(start: Path) -> dict[str, Path]:
     masks = {path.stem: path for path in sorted(folder.glob("*.mat"))}
     if not masks:
         raise UserError(f"{folder} holds no .mat files; give the complete SBD download (benchmark_RELEASE)")
+    lists = [path for name in ("train.txt", "val.txt") if (path := folder.parent / name).is_file()]
+    if missing := [name for path in lists for name in read_id_list(path) if name not in masks]:
+        raise UserError(
+            f"{folder} lacks {missing[0]}.mat, which SBD lists ({len(missing)} such files); give the complete download"
+        )
     return masks
 
 
@@ -158,9 +163,9 @@ def read_sbd_mask(path: Path) -> NDArray[np.uint8]:
     """
     scipy_io = import_optional("scipy.io", "scipy", "reading SBD's .mat files")
     try:
-        mask = np.asarray(scipy_io.loadmat(path)["GTcls"]["Segmentation"][0, 0])
+        mask = np.asarray(scipy_io.loadmat(only_file(path))["GTcls"]["Segmentation"][0, 0])
     except Exception as error:  # scipy raises whatever its parser stumbles over
-        raise UserError(f"{path} is no SBD class file ({type(error).__name__}: {error}); download SBD again") from error
+        raise UserError(f"{path} is no SBD class file ({damage(error)}); download SBD again") from error
     highest = len(VOC_CLASSES)
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer) or mask.min() < 0:
         raise UserError(f"{path}: Segmentation is {mask.dtype} of shape {mask.shape}, expected a map of 0 to {highest}")
@@ -181,9 +186,9 @@ def xml_classes(path: Path) -> tuple[int, ...]:
         UserError: when the file is missing, damaged, or names an unknown class.
     """
     try:
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise UserError(f"annotation {path} cannot be read ({error}); --labels mask needs none") from error
+        root = ElementTree.parse(only_file(path)).getroot()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise UserError(f"annotation {path} cannot be read ({damage(error)}); --labels mask needs none") from error
     names = [(entry.findtext("name") or "").strip() for entry in root.iter("object")]
     unknown = [name for name in names if name not in _CLASS_INDEX]
     if unknown:

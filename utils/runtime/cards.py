@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import parse_json, remove_leftovers, write_text_atomic
+from utils.files import only_file, parse_json, remove_leftovers, write_text_atomic
 
 FOLDER = "cards"
 PATHS = ("output", "list_file", "maps")
@@ -144,7 +144,7 @@ def _seen_from(root: Path, path: str) -> str:
 def _read(path: Path) -> StageCard:
     root = next(parent for parent in path.parents if parent.name == FOLDER).parent
     try:
-        card = StageCard(**parse_json(path.read_text(encoding="utf-8")))
+        card = StageCard(**parse_json(only_file(path).read_text(encoding="utf-8")))
         _check(card)
         for name in PATHS:
             setattr(card, name, str(root / getattr(card, name)) if getattr(card, name) else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import parse_json, write_text_atomic
+from utils.files import only_file, parse_json, write_text_atomic
 
 NOTE = "source.json"
 
@@ -20,7 +20,7 @@ def read_source(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / NOTE
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(only_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import only_file
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -45,7 +46,7 @@ def read_params(path: Path) -> dict[str, Tensor]:
         UserError: for a truncated or damaged file, another format or sparse arrays.
     """
     try:
-        return _read_list(_Reader(path.read_bytes(), path))
+        return _read_list(_Reader(only_file(path).read_bytes(), path))
     except (ValueError, OverflowError, struct.error) as error:  # sizes and names as no writer makes them
         raise UserError(f"weight file {path} is damaged ({error}); download it again") from error
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,24 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, damage
 from utils.files import visible
 from utils.runtime.provenance import differing
 from utils.training.plan import Plan
 from utils.training.weights import (
     check_finite,
-    first_line,
     listed_keys,
     load_weights,
     published_state,
+    read_tensors,
     read_weights,
     save_content,
+    state_dict_of,
 )
 
 FORMAT = 1
 PREVIOUS_SUFFIX = ".previous"
-# What `TrainState.save` writes beside the networks.
-HELD = {"position", "seconds", "identity", "latest", "best", "optimizer"}
+# What `TrainState.save` writes beside the networks, and of which type.
+HELD: dict[str, Any] = {
+    "position": int,
+    "seconds": float,
+    "identity": dict,
+    "latest": list,
+    "best": float | None,
+    "optimizer": dict,
+}
 
 
 def previous_path(path: Path) -> Path:
@@ -49,13 +58,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
     problems = []
     for candidate in (path, previous_path(path)):
         try:
-            state = torch.load(candidate, map_location="cpu", weights_only=True)
+            state = read_tensors(candidate)
         except FileNotFoundError:
             continue
-        except Exception as error:  # torch reports damage as several unrelated types (RuntimeError, EOFError, pickle, ...)
-            problems.append(f"{candidate} cannot be read ({type(error).__name__}: {first_line(error)[:120]})")
+        except Exception as error:  # see `read_tensors`
+            problems.append(f"{candidate} cannot be read ({damage(error)[:120]})")
             continue
-        if not isinstance(state, dict) or not state.keys() >= HELD:
+        if not isinstance(state, dict) or not _holds_all(state):
             raise UserError(f"{candidate} is not a training checkpoint of this program; use train.init_from for weights")
         if candidate != path:
             why = problems[0] if problems else f"{path} is missing"
@@ -64,6 +73,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
     if problems:
         raise UserError("; ".join(problems) + "; delete it and resume from another checkpoint or start anew")
     raise UserError(f"checkpoint {path} does not exist; check train.resume")
+
+
+def _holds_all(state: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint holds what it must, of the right types, and with finite numbers."""
+    numbers = [state.get("seconds"), state.get("best") or 0, *latest] if isinstance(latest := state.get("latest"), list) else []
+    typed = all(key in state and isinstance(state[key], kind) for key, kind in HELD.items())
+    return typed and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
 
 
 def find_resume(spec: str, model_dir: Path) -> Path | None:
@@ -246,20 +262,16 @@ class TrainState:
         snapshot = _SNAPSHOT.fullmatch(path.name)
         state, found = (self._snapshot(path, snapshot, plan), path) if snapshot else load_checkpoint(path)
         self._damaged, path = path if found != path else None, found
-        if other := differing(dict.fromkeys(state.keys() - HELD - {"format"}, True), dict.fromkeys(self.networks, True)):
+        if other := differing(dict.fromkeys(state.keys() - HELD.keys() - {"format"}, True), dict.fromkeys(self.networks, True)):
             raise UserError(
                 f"{path} is of another method or stage ({', '.join(other)} in one of them only); check train.resume"
             )
         changes = self._changes(path, state["identity"])
-        check_finite(_momenta(state["optimizer"]), path)
         for key, network in self.networks.items():
-            weights = state.get(key, {})
+            weights = state_dict_of(state[key], path)
             check_finite(weights, path)
             load_weights(network, weights, source=str(path))
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(f"{path} does not fit the optimiser: {error}; use the settings it was trained with") from error
+        self._restore_optimizer(state["optimizer"], path)
         self.position, self.latest, self.best = state["position"], list(state["latest"]), state["best"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
         if self.position > plan.stop:
@@ -272,6 +284,20 @@ class TrainState:
             log.info("other than before: %s", change)
         return path
 
+    def _restore_optimizer(self, state: dict[str, Any], path: Path) -> None:
+        """Restore the optimiser; its own loading looks at numbers of groups and parameters only."""
+        try:
+            self.optimizer.load_state_dict(state)
+            for number, (parameter, values) in enumerate(self.optimizer.state.items()):
+                held = {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
+                check_finite(held, path)
+                if wrong := [name for name, value in held.items() if value.dim() and value.shape != parameter.shape]:
+                    raise ValueError(f"{listed_keys(wrong)} of another shape than the weights")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path} does not fit the optimiser ({damage(error)}); use the settings it was trained with"
+            ) from error
+
     def _snapshot(self, path: Path, name: re.Match[str], plan: Plan) -> dict[str, Any]:
         """Return a snapshot's content as that of a checkpoint."""
         weights, beside = read_weights(path), path.with_name(f"opt_{name[1]}")
@@ -282,12 +308,12 @@ class TrainState:
             )
         own = self.optimizer.param_groups
         try:
-            optimizer = torch.load(beside, map_location="cpu", weights_only=True)
+            optimizer = read_tensors(beside)
             # Published files know no lr_scale.
             groups = [{**ours, **theirs} for ours, theirs in zip(own, optimizer["param_groups"], strict=True)]
             optimizer = {"state": optimizer["state"], "param_groups": groups}
         except Exception as error:  # as in `load_checkpoint`, and whatever another kind of file makes of it
-            raise UserError(f"{beside} is no optimiser's state of such a run ({first_line(error)[:120]})") from error
+            raise UserError(f"{beside} is no optimiser's state of such a run ({damage(error)[:120]})") from error
         position, best = int(name[2]) * plan.per_epoch, float(name[3])
         rest = {"identity": self.identity, "latest": [], "seconds": 0.0}
         return {"position": position, "best": best, "state_dict": weights, "optimizer": optimizer, **rest}
@@ -303,9 +329,3 @@ class TrainState:
                 "run (another name, the old weights as its start)"
             )
         return [f"{key}={self.identity[key]}, it was {then[key]}" for key in other]
-
-
-def _momenta(optimizer: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of an optimiser's state dict by name."""
-    states = optimizer["state"].items()
-    return {f"optimizer.{i}.{name}": v for i, state in states for name, v in state.items() if isinstance(v, Tensor)}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,12 +10,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from utils.errors import SPACE, UserError, user_errors
-from utils.files import atomic_path, weight_file
+from utils.errors import SPACE, UserError, damage, user_errors
+from utils.files import atomic_path, only_file, weight_file
 from utils.training.mxnet import read_params
 
 LISTED_KEYS = 10
@@ -219,13 +219,24 @@ def _fits(key: str, patterns: Iterable[str]) -> bool:
 
 def _load(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"weight file {path} cannot be read ({first_line(error)}); get it again") from error
+        return load_file(path) if path.suffix == ".safetensors" else read_tensors(path)
     except UnpicklingError as error:
         raise UserError(f"weight file {path} is no plain tensor file ({first_line(error)}); convert it first") from error
+    except Exception as error:  # see `read_tensors`
+        raise UserError(f"weight file {path} cannot be read ({damage(error)}); get it again") from error
+
+
+def read_tensors(path: Path) -> Any:
+    """Return what `torch.load(weights_only=True)` does, on the CPU, of a file whose sums fit: torch does not look at them.
+
+    Raises:
+        Exception: damage, which torch reports as several unrelated types (RuntimeError, EOFError, pickle, ...).
+    """
+    if zipfile.is_zipfile(only_file(path)):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of its part {damaged} does not fit")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
@@ -238,8 +249,19 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
         content = content[RELEASED]
     elif network == "local":  # made like the global one, so its keys would not tell
         raise UserError(f"{path} holds one network only, no {network} one; use a training checkpoint (model/last.pth)")
+    return state_dict_of(content, path)
+
+
+def state_dict_of(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Return `content` if it is a state dict of plain tensors: dense, of real numbers.
+
+    Raises:
+        UserError: when it is not, naming entries.
+    """
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise UserError(f"{path} holds no state dict; expected names and tensors")
+        raise UserError(f"{source} holds no state dict; expected names and tensors")
+    if odd := [k for k, v in content.items() if v.layout != torch.strided or v.is_quantized or v.is_complex()]:
+        raise UserError(f"{source} holds sparse, quantized or complex tensors ({listed_keys(odd)}); save them dense and real")
     return content
 
 

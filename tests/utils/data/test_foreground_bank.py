@@ -31,7 +31,7 @@ def test_unusable_banks_are_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"foreground bank .* holds no object; run scripts.make_foreground_bank with wider"):
         ForegroundBank(tmp_path, 3)
     (tmp_path / INDEX_NAME).write_text('{"objects": [{}]}')
-    with pytest.raises(UserError, match=r"index .* is damaged \(KeyError: 'box'\); make it anew"):
+    with pytest.raises(UserError, match=r"index .* is damaged \(it lacks 'box'\); make it anew"):
         ForegroundBank(tmp_path, 3)
     write_tiny_bank(tmp_path, classes=(0, 5))
     with pytest.raises(UserError, match=r"holds class 5, the data set has 0 to 2"):

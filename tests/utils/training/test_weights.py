@@ -186,3 +186,22 @@ def test_a_disk_that_fills_up_is_one_sentence_and_keeps_the_old_file(tmp_path: P
     with pytest.raises(UserError, match=r"^\S*w\.pth cannot be written, the disk is probably full \(.* 534\); free disk space"):
         save_content({"a": torch.ones(2)}, path, previous=tmp_path / "old.pth")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_flipped_bit_is_seen(tmp_path: Path) -> None:
+    """torch reads such a file as if nothing was wrong."""
+    path = tmp_path / "net.pth"
+    save_weights({"a.weight": torch.arange(4096.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(bytes(content))
+    assert not torch.load(path, weights_only=True)["a.weight"].equal(torch.arange(4096.0))
+    with pytest.raises(UserError, match=r"net\.pth cannot be read \(the checksum of its part .* does not fit\); get it again"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("odd", [torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse()], ids=["complex", "sparse"])
+def test_tensors_that_a_network_cannot_take_are_named(tmp_path: Path, odd: torch.Tensor) -> None:
+    torch.save({"a.weight": odd}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"net\.pth holds sparse, quantized or complex tensors \(a\.weight\)"):
+        read_weights(tmp_path / "net.pth")
