@@ -195,11 +195,11 @@ class ExpertLosses(nn.Module):
     def _shares(self, batch: Mapping[str, Any], given: Tensor, refreshed: Tensor) -> dict[str, Tensor]:
         """Return, of the pixels of the first map, parts in [0, 1] to log: refreshed ones, and right ones before and after."""
         whole = self._over_processes(torch.tensor([float(given.numel()) if batch["share"] else 0.0], device=given.device))
-        shares = {"refreshed": (given != refreshed).sum() / whole.clamp_min(1)[0]}
+        shares = {"share/refreshed": (given != refreshed).sum() / whole.clamp_min(1)[0]}
         if "truth" in batch:
             truth = resize_labels(batch["truth"], (given.shape[1], given.shape[2]))
             known = (truth != IGNORE_LABEL) & (given != IGNORE_LABEL) & bool(batch["share"])
             number = self._over_processes(known.sum().float().view(1)).clamp_min(1)[0]
-            for name, labels in (("right_given", given), ("right_refreshed", refreshed)):
+            for name, labels in (("share/right_given", given), ("share/right_refreshed", refreshed)):
                 shares[name] = ((labels == truth) & known).sum() / number
         return shares

@@ -26,6 +26,7 @@ from tests.tiny_data import CLASSES
 from utils.config import save_config
 from utils.data.images import read_label_map
 from utils.errors import UserError
+from utils.report.figures import read_curves
 from utils.runtime.cards import read_cards
 from utils.runtime.processes import Dist
 from utils.training.trainer import Trainer
@@ -33,6 +34,7 @@ from utils.training.trainer import Trainer
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "cdl"
 ALONE = Dist(0, 1, 0, torch.device("cpu"))
+SHARES = ("share/refreshed", "share/right_given", "share/right_refreshed")
 COSINE = {"b": True, "e": False}
 NEGATIVE = {"b": 1.0, "e": 2.0}
 
@@ -165,12 +167,13 @@ def test_training_resumes_bit_for_bit_and_shows_what_it_did(
     events = events_of(whole)
     experts = ["expert_1", "expert_2", *(["expert_3"] if variant == "e" else [])]
     assert {f"train/{n}" for n in ("input", "label", "refreshed", *experts)} <= set(events.Tags()["images"])
-    losses = {"loss/train", *(f"train/{n}" for n in ("affinity", "refreshed", "right_given", "right_refreshed", *experts))}
+    losses = {"loss/train", *(f"train/{n}" for n in ("affinity", *SHARES, *experts))}
     assert losses <= set(events.Tags()["scalars"])
-    refreshed = scalars(whole, "train/refreshed")
+    assert set(read_curves(logs_dir(whole), "CDL").shares) == {name.removeprefix("share/") for name in SHARES}
+    refreshed = scalars(whole, "train/share/refreshed")
     assert refreshed[:2] == [0, 0]
     assert refreshed[-1] > 0
-    assert all(value == 1 for value in scalars(whole, "train/right_given"))
+    assert all(value == 1 for value in scalars(whole, "train/share/right_given"))
     parts = tiny_cdl(tmp_path, variant, "exp.id=parts", "train.resume=auto", "cdl.train_affinity=true")
     step = Trainer.step
 
@@ -204,7 +207,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "deeplab", "train"]
     command += ["-c", str(tmp_path / "both.yaml")]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    for tag in ("loss/train", "train/expert_1", "train/expert_2", "train/expert_3", "train/refreshed", "train/right_refreshed"):
+    for tag in ("loss/train", "train/expert_1", "train/expert_2", "train/expert_3", *(f"train/{n}" for n in SHARES)):
         np.testing.assert_allclose(scalars(alone, tag), scalars(both, tag), rtol=2e-4, atol=1e-4)
     first, second = weights_of(alone), weights_of(both)
     assert all(torch.allclose(first[key].float(), second[key].float(), atol=1e-5) for key in first)

@@ -14,6 +14,7 @@ from PIL import Image
 from configs.deeplab_schema import DeepLabConfig
 from deeplab import crf, train
 from deeplab import predict as test
+from deeplab.settings import parse_args as parse_segmentation
 from models.backbones.resnet import BLOCKS, dilated_resnet
 from scripts import compare, evaluate_cams, gen_gt, make_cams, make_demo_data
 from scripts import train as train_l2g
@@ -206,6 +207,17 @@ def test_the_demo_of_crt_makes_cams_of_both_branches_bound_and_apart() -> None:
             assert (last.settings.l1_weight, last.cam.network) == (weight, "cnn")  # type: ignore[attr-defined]
     finally:
         log.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("segment", ["dplv2", "cdl_b", "cdl_e"])
+def test_the_demo_segments_by_any_method(segment: str) -> None:
+    environment = {**os.environ, "INTERPRETER": "echo", "SEGMENT": segment, "BESIDE": "none", "EXP": f"none_{os.getpid()}"}
+    done = subprocess.run([ROOT / "run_demo.sh"], capture_output=True, text=True, env=environment, check=True)
+    rows = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("-m deeplab")]
+    experts = [] if segment == "dplv2" else ["refresh"]
+    assert [row[0] for row in rows] == ["train", *experts, "test", "test", "crf", "crf"]
+    methods = {parse_segmentation(row[1:], "").method for row in rows}
+    assert methods == {"plain" if segment == "dplv2" else segment}
 
 
 @pytest.mark.parametrize("key", ["SYSTEM", "BESIDE", "SEGMENT"])

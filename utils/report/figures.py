@@ -25,6 +25,7 @@ MOST_POINTS = 400
 # Everything that is not a scalar is read past.
 _SIZES = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
 _RATES = ("lr", "lr/")
+_SHARE = "share/"
 # Speed, memory, and final scores written for the HPARAMS tab: no training curves.
 _LEFT_OUT = ("images_per_second", "memory_gib", "loader_wait", "gpu/", "score/")
 
@@ -33,11 +34,12 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass
 class Curves:
-    """Losses and learning rates of one training: name -> (steps, values)."""
+    """Losses, learning rates and shares in [0, 1] of one training: name -> (steps, values)."""
 
     title: str
     losses: dict[str, Curve] = field(default_factory=dict)
     rates: dict[str, Curve] = field(default_factory=dict)
+    shares: dict[str, Curve] = field(default_factory=dict)
 
 
 def read_curves(folder: Path, title: str) -> Curves:
@@ -54,7 +56,8 @@ def read_curves(folder: Path, title: str) -> Curves:
             continue
         events = accumulator.Scalars(tag)
         curve = thin(np.array([e.step for e in events], float), np.array([e.value for e in events], float))
-        (curves.rates if name.startswith(_RATES) else curves.losses)[name.removeprefix("loss/")] = curve
+        kind = curves.rates if name.startswith(_RATES) else curves.shares if name.startswith(_SHARE) else curves.losses
+        kind[name.removeprefix("loss/").removeprefix(_SHARE)] = curve
     return curves
 
 

@@ -179,14 +179,22 @@ def _rated_by_all(sides: Sequence[Group]) -> dict[str, str]:
 
 
 def _figures(runs: Mapping[str, Run], *, rates: bool) -> list[tuple[str, Markup]]:
-    """Return (caption, figure) of the losses, with `rates` the learning rates, and the sweeps; `runs` is by legend prefix."""
+    """Return (caption, figure) of losses, shares of pixels, with `rates` the learning rates, and the sweeps.
+
+    Args:
+        runs: by legend prefix.
+        rates: see above.
+    """
     figures = []
     for index, title in enumerate(dict.fromkeys(curves.title for run in runs.values() for curves in run.curves)):
         mine = [(prefix, curves) for prefix, run in runs.items() for curves in run.curves if curves.title == title]
         losses = {prefix + name: curve for prefix, curves in mine for name, curve in curves.losses.items()}
         rate = {prefix + name: curve for prefix, curves in mine for name, curve in curves.rates.items()}
+        shares = {prefix + name: curve for prefix, curves in mine for name, curve in curves.shares.items()}
         if losses:
             figures.append((f"{title}: losses", curves_figure(f"loss{index}", losses, "loss")))
+        if shares:
+            figures.append((f"{title}: labels", curves_figure(f"share{index}", shares, "share of the pixels")))
         if rates and rate:
             figures.append((f"{title}: learning rate", curves_figure(f"rate{index}", rate, "learning rate", log=True)))
     stages = [(prefix, stage) for prefix, run in runs.items() for stage in run.stages if stage.card.curve]
