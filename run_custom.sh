@@ -31,7 +31,7 @@ cd "$(dirname "$0")"
 if [ -n "${INTERPRETER:-}" ]; then
   PYTHON="$INTERPRETER"
 else
-  scripts/setup_env.sh requirements.txt
+  scripts/setup_env.sh requirements.txt requirements-optional.txt
   PYTHON="$PWD/.venv/bin/python"
 fi
 export PYTHON GPUS="${GPUS:-}"

@@ -63,7 +63,7 @@ fi
 if [ -n "$INTERPRETER" ]; then
   python="$INTERPRETER"
 else
-  scripts/setup_env.sh requirements.txt
+  scripts/setup_env.sh requirements.txt requirements-optional.txt
   python=.venv/bin/python
 fi
 export OMP_NUM_THREADS=1

@@ -3,7 +3,7 @@
 # Further arguments go to pytest, e.g. ./run_tests.sh tests/models -k transfer
 set -euo pipefail
 cd "$(dirname "$0")"
-scripts/setup_env.sh tests/requirements.txt
+scripts/setup_env.sh tests/requirements.txt requirements-optional.txt tests/requirements-optional.txt
 
 # Two test processes of one thread each: on busy cores torch's threads wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# setup_env.sh REQUIREMENTS: make .venv once and install REQUIREMENTS whenever that file is newer than the last install.
+# setup_env.sh REQUIREMENTS [OPTIONAL ...]: make .venv once and install REQUIREMENTS whenever one of the files is newer than the last
+# install, then what can be had of the OPTIONAL files.
 # Environment: PYTHON is the interpreter the environment is made with (default python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,13 +12,15 @@ fi
 install() {
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$1"
 }
-if [ ! -e "$stamp" ] || [ "$requirements" -nt "$stamp" ] || [ requirements.txt -nt "$stamp" ]; then
+newer=''
+for file in requirements.txt "$@"; do
+  if [ ! -e "$stamp" ] || [ "$file" -nt "$stamp" ]; then newer=yes; fi
+done
+if [ -n "$newer" ]; then
   echo "installing $requirements into .venv (several GB the first time)"
-  if ! install "$requirements"; then
-    echo "trying again without the optional packages: pydensecrf2 needs a C++ compiler, playwright a platform it is built for"
-    # Both files in one: the second refers to the first, which still holds that line.
-    grep -hEv '^(-r|pydensecrf2|playwright)' requirements.txt "$requirements" | sort -u > .venv/without-optional.txt
-    install .venv/without-optional.txt
-  fi
+  install "$requirements"
+  for optional in "${@:2}"; do
+    install "$optional" || echo "going on without $optional, which says what that means"
+  done
   touch "$stamp"
 fi
