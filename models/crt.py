@@ -216,9 +216,9 @@ class CnnBranch(nn.Module):
         Raises:
             ValueError: where several names of one tensor hold different values.
         """
-        own = self.state_dict()
+        own, prefix = self.state_dict(), cast(Trunk, self.backbone).key_prefix
         names = {name: key for key in own for name in self._published_names(key)}
-        names |= {key.removeprefix("backbone."): key for key in own} | {key: key for key in own}
+        names |= {key.removeprefix("backbone.").removeprefix(prefix): key for key in own} | {key: key for key in own}
         found: dict[str, Tensor] = {}
         for name, value in state.items():
             key = names.get(name, name)

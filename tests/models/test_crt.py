@@ -198,6 +198,16 @@ def test_imagenet_weights_of_both_branches(tmp_path: Path) -> None:
         assert method.transformer.head.weight.shape[0] == 3
 
 
+def test_a_trunk_whose_keys_have_a_prefix_here_loads_its_librarys_file(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    name = "tf_efficientnet_lite0"
+    torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "cnn.pth")
+    settings = [f"model.backbone=timm:{name}", "model.output_stride=16", f"model.pretrained={tmp_path / 'cnn.pth'}"]
+    method = cast(Crt, build_method(_tiny(tmp_path, *settings), torch.device("cpu")))
+    published = method.cnn.from_published(method.cnn.to_published(method.cnn.state_dict()))
+    assert published.keys() == method.cnn.state_dict().keys()
+
+
 def test_a_head_of_another_data_set_is_not_dropped_silently(tmp_path: Path) -> None:
     cfg = _tiny(tmp_path)
     network = TransformerBranch(cfg)
