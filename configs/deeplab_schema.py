@@ -252,6 +252,12 @@ class TestConfig:
         0.0, "pixels whose highest probability is lower become 255, for labels of another round (published: 0)", within=UNIT
     )
     fill_from: str = key("", "folder of earlier labels <id>.png that such pixels are taken from; empty: they stay 255")
+    disputed: str = key(
+        "network",
+        "with fill_from, what becomes of pixels whose earlier class is another than the network is sure of: network: they get "
+        "the network's; ignore: 255",
+        ("network", "ignore"),
+    )
     unlabelled: bool = key(False, "the split has no ground truth: write predictions and the test server's archive, no scores")
 
 

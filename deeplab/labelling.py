@@ -45,6 +45,7 @@ class Labelling:
         classes: image id -> its classes (0-based). Only they and background can win; None: all classes can.
         ignore_below: pixels whose highest probability is lower become 255, in [0, 1].
         fill_from: folder of earlier label maps <id>.png that such pixels are taken from; None: they stay 255.
+        ignores_disputed: pixels that have a class there, and another one here, become 255.
         num_classes: foreground classes.
     """
 
@@ -52,6 +53,7 @@ class Labelling:
     classes: dict[str, tuple[int, ...]] | None = None
     ignore_below: float = 0.0
     fill_from: Path | None = None
+    ignores_disputed: bool = False
     about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -67,7 +69,11 @@ class Labelling:
             raise UserError(f"test.fill_from is {earlier}, which is not a folder; name the label maps of the round before")
         classes = read_label_list(test.class_filter, num_classes) if test.class_filter else None
         asked = {"class_filter": test.class_filter, "ignore_below": test.ignore_below, "fill_from": test.fill_from}
-        return cls(num_classes, classes, test.ignore_below, earlier, {key: value for key, value in asked.items() if value})
+        about = {key: value for key, value in asked.items() if value}
+        ignores = test.fill_from != "" and test.disputed == "ignore"
+        if ignores:
+            about["disputed"] = test.disputed
+        return cls(num_classes, classes, test.ignore_below, earlier, ignores, about)
 
     def values(self, image_id: str) -> list[int]:
         """Return the label values that can win in an image, ascending, background first.
@@ -109,7 +115,9 @@ class Labelling:
         earlier = self.fill_from / f"{item.image_id}.png"
         height, width = labels.shape
         before = read_label_map(earlier, self.num_classes, (width, height), key="dataset.n_classes")
-        return np.where(labels == IGNORE, before, labels)
+        filled = np.where(labels == IGNORE, before, labels)
+        disputed = (before != IGNORE) & (filled != before) if self.ignores_disputed else False
+        return np.where(disputed, IGNORE, filled).astype(np.uint8)
 
     def _chosen(self, image_id: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
         return full_size(logits if self.classes is None else logits[self.values(image_id)], size)

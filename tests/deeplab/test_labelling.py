@@ -85,6 +85,16 @@ def test_doubtful_pixels_are_ignored_or_keep_their_earlier_label(tmp_path: Path,
         before = np.asarray(Image.open(earlier / f"{name}.png"))
         np.testing.assert_array_equal(labels, np.where(certain[name] == IGNORE, before, certain[name]))
     assert len(list((tmp_path / "filled").glob("*.png"))) == len(certain)
+    asked = ("test.disputed=ignore", "test.name=disputed")
+    ignoring = tiny_deeplab(tmp_path, f"test.ignore_below={limit}", f"test.fill_from={earlier}", *asked)
+    test.run(ignoring, weights)
+    for name, labels in _maps(ignoring).items():
+        before = np.asarray(Image.open(earlier / f"{name}.png"))
+        sure = certain[name] != IGNORE
+        expected = np.where(before == IGNORE, certain[name], before)
+        expected[sure & (before != IGNORE) & (certain[name] != before)] = IGNORE
+        np.testing.assert_array_equal(labels, expected)
+    assert any((labels == IGNORE).any() for labels in _maps(ignoring).values())
 
 
 def test_after_a_refiner_doubt_is_the_refined_probability() -> None:
