@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Row, Timing, format_seconds, machine_line, peak_memory, table, wait
 from benchmarks.plain_walk import dense_walk
-from models.refiners.random_walk import CELL, random_walk
+from models.layers.pixel_pairs import CELL
+from models.refiners.random_walk import random_walk
 
 CASES = ("320x240x2",)
 BETA, SQUARINGS = 10.0, 8

@@ -19,11 +19,9 @@ from configs.fields import COUNT, SIDE, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
 from models.cam_net import Trunk
-from models.layers.pixel_pairs import pair_labels, pair_losses
+from models.layers.pixel_pairs import CELL, pair_labels, pair_losses
 from models.method import Batch, Method, Picture, StepOutput
 
-# Input pixels per cell of the branches' maps.
-CELL = 4
 PROBE_SIDE = 64
 EDGE_CHANNELS, EDGE_GROUPS = 32, 4
 FINE_CHANNELS, COARSE_CHANNELS = 128, 256

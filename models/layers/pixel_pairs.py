@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 Point = tuple[int, int]
+# Input pixels per cell of the maps that pairs are of.
+CELL = 4
 EPSILON = 1e-5
 
 

@@ -19,10 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.fields import COUNT, POSITIVE, Range, key
-from models.layers.pixel_pairs import affinities, pixel_pairs, reach_of
+from models.layers.pixel_pairs import CELL, affinities, pixel_pairs, reach_of
 
-# Input pixels per cell.
-CELL = 4
 # What the terms left out sum up to at most, of a largest value of 1.
 TAIL = 1e-8
 CROSSED = 1.0

@@ -18,6 +18,8 @@ from utils.errors import UserError, damage
 from utils.files import only_file
 
 SUFFIXES = (".npz", ".npy")
+# Input pixels per cell of small maps (IRNet's grid).
+CELL = 4
 # The names under which programs store classes: ours, IRNet's.
 CLASS_KEYS = ("classes", "keys")
 # Maps are divided by a maximum plus a little; rounding may carry them past 1.

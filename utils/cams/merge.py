@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.cams.dictionaries import CELL
 from utils.data.classes import BACKGROUND, label_value
 from utils.data.images import MAX_GREY
 from utils.files import atomic_path
@@ -115,8 +116,8 @@ def predict_classes(logits: Tensor, threshold: float, *, one_at_least: bool = Tr
 
 
 REFINE_EPSILON = 1e-5
-# Input pixels per cell of the small maps (IRN's grid), and what the full size is rounded up to before it is cut.
-CELL, ALIGNMENT = 4, 16
+# What the full size is rounded up to before it is cut.
+ALIGNMENT = 16
 
 
 @dataclass(frozen=True)

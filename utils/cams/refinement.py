@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.cams.store import CELL, read_scores, read_small
+from utils.cams.dictionaries import CELL
+from utils.cams.store import read_scores, read_small
 from utils.data.folder import first_names
 from utils.errors import UserError
 from utils.files import atomic_path

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Config
-from utils.cams.dictionaries import SUFFIXES, Dictionary, classes_of, read_dictionary
+from utils.cams.dictionaries import CELL, SUFFIXES, Dictionary, classes_of, read_dictionary
 from utils.data.classes import palette
 from utils.data.folder import DataFolder, labels_of
 from utils.data.images import MAX_GREY, is_whole_png, read_cam, write_png
@@ -26,8 +26,6 @@ from utils.runtime.provenance import claim_folder, read_source, write_source
 if TYPE_CHECKING:
     from utils.cams.inference import ImageCams
 
-# Input pixels per cell of small maps (IRNet's grid).
-CELL = 4
 # An image id and its present classes, 0-based ascending.
 LabelledId = tuple[str, tuple[int, ...]]
 
