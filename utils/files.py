@@ -28,6 +28,8 @@ _DYING = 60.0
 def weight_file(path: str | Path) -> Path:
     """Return `path` or, where only that is there, its name with the suffix twice or once (CRT reads x.pth.pth)."""
     path = Path(path)
+    if not path.name:
+        return path
     twice, once = path.with_name(path.name + path.suffix), path.with_name(path.stem)
     others = [other for other in (twice, once) if path.suffix and other.suffix == path.suffix and other.is_file()]
     return path if path.exists() or not others else others[0]
@@ -46,6 +48,8 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         UserError: when the folder cannot be created or written to, or the disk is full.
     """
+    if not path.name:
+        raise UserError(f"'{path}' is no name of a file to write; give one")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,10 @@ COMMON = (
     "check.cache=${run_dir}/cache.jsonl", "bank.source=labels", "bank.share=[0.01,1.0]", "bank.single_class=false",
     "bank.min_salient=0",
 )  # fmt: skip
+# What a method needs to train on six pictures from random weights, and what it does not do: labels from its maps, or maps.
+OWN = {"crt": ("train.lr=0.01",), "irn": ("pseudo.refine=[random_walk]",)}
+STAGES = {"irn": ("train",), "crt_wsol": ("train", "make_cams"), "tscam": ("train", "make_cams")}
+ALL_STAGES = ("train", "make_cams", "gen_gt")
 SEGMENTATION = ("threads=1", "exp.output_dir=seg", "test.save_logits=fp16")
 SEGMENTATION_WEIGHTS = "seg/models/tiny/deeplabv2_backbone_msc/train_aug/checkpoint_final.pth"
 LAST = "seg/models/tiny/deeplabv2_backbone_msc/train_aug/last.pth"
@@ -67,10 +71,10 @@ def build_world(folder: Path, names: Sequence[str]) -> Path:
     (folder / "data/classes.txt").write_text("red\ngreen\nblue\n")
     for name in names:
         base = preset(section_of(name))
-        settings = [f"method={name}", *tiny_settings(Path(), section_of(name)), *COMMON]
+        settings = [f"method={name}", *tiny_settings(Path(), section_of(name)), *COMMON, *OWN.get(name, ())]
         _write_yaml(folder / f"{name}.yaml", settings, base=str(base))
         own = ("--config", f"{name}.yaml", f"run_dir={name}")
-        for stage in ("train", "make_cams", "gen_gt", *(("evaluate_cams",) if name == names[0] else ())):
+        for stage in (*STAGES.get(name, ALL_STAGES), *(("evaluate_cams",) if name == names[0] else ())):
             _run(folder, f"scripts.{stage}", own)
     settings = [f"dataset.n_classes={CLASSES + 1}", "dataset.labels=data/labels.txt", *tiny_deeplab_settings(Path())]
     (folder / "data/labels.txt").write_text("0\tbackground\n1\tred\n2\tgreen\n3\tblue\n")
@@ -123,12 +127,10 @@ def programs(world: Path, names: Sequence[str]) -> list[Program]:
 def of_method(world: Path, name: str) -> list[Program]:
     """Return what a method's networks run in, and what reads its maps."""
     config, cams, section = f"{name}.yaml", f"{name}/ms/attention", section_of(name)
-    out = ("--config", config, "run_dir=out")
+    out, stages = ("--config", config, "run_dir=out"), STAGES.get(name, ALL_STAGES)
     on_maps = (*out, f"cam.dir={cams}")
     weights = {f"{name}/model/final.pth": "weights"}
     lists = {LABELS: "labels", IMAGE: "picture"}
-    one = _first(world, f"{cams}/img_001*")
-    maps = {one: one.rpartition(".")[2], PAIRS: "pairs", LABELS: "labels"}
     saliency = {SALIENCY: "grey"} if section == "l2g" else {}
     found = [
         Program(
@@ -140,10 +142,19 @@ def of_method(world: Path, name: str) -> list[Program]:
             f"resume {name}", "scripts.train", ("--config", config, f"run_dir={name}", "train.epochs=3", "train.resume=auto"),
             {f"{name}/model/last.pth": "checkpoint"}, writes=(name,),
         ),
-        Program(
-            f"make_cams {name}", "scripts.make_cams", (*out, f"cam.checkpoint={name}/model/final.pth"),
-            {**lists, **weights}, settings=("cam",),
-        ),
+    ]  # fmt: skip
+    if "make_cams" in stages:
+        found += [
+            Program(
+                f"make_cams {name}", "scripts.make_cams", (*out, f"cam.checkpoint={name}/model/final.pth"),
+                {**lists, **weights}, settings=("cam",),
+            )
+        ]  # fmt: skip
+    if "gen_gt" not in stages:
+        return found
+    one = _first(world, f"{cams}/img_001*")
+    maps = {one: one.rpartition(".")[2], PAIRS: "pairs", LABELS: "labels"}
+    found += [
         Program(f"gen_gt {name}", "scripts.gen_gt", on_maps, {**maps, TRUTH: "truth"}, settings=("pseudo",)),
         Program(
             f"refine_cams {name}", "scripts.refine_cams", on_maps, {**maps, IMAGE: "picture"},

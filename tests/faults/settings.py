@@ -82,7 +82,7 @@ def wrong_settings(program: Program, key: Key) -> Iterator[Fault]:
         if checked or value is not None:
             yield Fault(
                 "settings", f"in the file: {key.name}: {value}", program, partial(_set, config_of(program), key.name, value),
-                names=(key.name,), expect=REFUSED if checked else WHOLE,
+                names=(key.name,), expect=REFUSED if checked and value is not None else WHOLE,  # null: as if it was not there
             )  # fmt: skip
 
 
