@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UserError, run_program
-from utils.files import remove_leftovers, write_text_atomic
+from utils.files import write_text_atomic
 
 EXPECTED = Path(__file__).parents[1] / "docs" / "expected.yaml"
 
@@ -31,9 +31,7 @@ def main(argv: list[str]) -> None:
     text = run(arguments.rows, arguments.expected)
     print(text)
     if arguments.out:
-        out = Path(arguments.out)
-        remove_leftovers(out.parent, out.stem)
-        write_text_atomic(out, text + "\n")
+        write_text_atomic(Path(arguments.out), text + "\n")
 
 
 def run(rows: list[str], expected: str = "") -> str:

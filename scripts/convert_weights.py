@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from utils.errors import UserError, run_program
-from utils.files import remove_leftovers
 from utils.training.weights import NETWORK_KEYS, read_weights, save_weights
 
 FORMATS = (".pth", ".safetensors")
@@ -39,7 +38,6 @@ def run(source: Path, target: Path, network: str = "global") -> int:
     if target.suffix not in FORMATS:
         raise UserError(f"{target} ends in '{target.suffix}'; expected one of {', '.join(FORMATS)}")
     state = read_weights(source, network)
-    remove_leftovers(target.parent, target.stem)
     save_weights(state, target)
     return len(state)
 

@@ -151,10 +151,10 @@ def _prepare_folder(out: Path, settings: DemoSettings, overwrite: bool) -> None:
             f"{out} holds a demo set with {_differences(present, settings)}; choose another --out (run_demo.sh: DATA=...), "
             f"or replace it: python -m scripts.make_demo_data --out {out} {_options(settings)} --overwrite"
         )
+    write_text_atomic(out / MANIFEST, json.dumps(asdict(settings), indent=1) + "\n")  # first: without it nothing is continued
     for folder in (IMAGES, LABELS, SALIENCY):
         (out / folder).mkdir(parents=True, exist_ok=True)
         remove_leftovers(out / folder)
-    write_text_atomic(out / MANIFEST, json.dumps(asdict(settings), indent=1) + "\n")
 
 
 def _read_manifest(out: Path) -> DemoSettings | None:

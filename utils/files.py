@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import secrets
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 from utils.errors import UserError, remedy
 
 LOCK_NAME = ".lock"
+# Of temporary names: a process number says little on another machine.
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 # Full or failing disks: what is being written is meant, not what is being read for it.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ELSEWHERE = "choose a folder you may write to"
@@ -50,9 +54,11 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """
     if not path.name:
         raise UserError(f"'{path}' is no name of a file to write; give one")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{_HOST}{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if sync:  # the others are many, in folders whose owner removes all
+            _remove_dead(path)
         temporary.open("xb").close()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); {remedy(error.errno, _ELSEWHERE)}") from error
@@ -93,6 +99,14 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what killed processes of this machine left of their tries to write `path`."""
+    for old in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
+        owner = re.search(rf"\.(\d+)-{_HOST}[0-9a-f]{{8}}\.tmp", old.name)
+        if owner and not Path("/proc", owner[1]).exists():
+            old.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, stem: str = "*") -> None:

@@ -150,6 +150,13 @@ def of_method(world: Path, name: str) -> list[Program]:
                 {**lists, **weights}, settings=("cam",),
             )
         ]  # fmt: skip
+    if section == "irn":
+        found += [
+            Program(
+                f"make_boundaries {name}", "scripts.make_boundaries", (*out, f"boundaries.checkpoint={name}/model/final.pth"),
+                {**weights, IMAGE: "picture"}, settings=("boundaries",),
+            )
+        ]  # fmt: skip
     if "gen_gt" not in stages:
         return found
     one = _first(world, f"{cams}/img_001*")
@@ -159,6 +166,14 @@ def of_method(world: Path, name: str) -> list[Program]:
         Program(
             f"refine_cams {name}", "scripts.refine_cams", on_maps, {**maps, IMAGE: "picture"},
             settings=("refine", "crf"),
+        ),
+        Program(
+            f"make_seeds {name}", "scripts.make_seeds", (*on_maps, "seeds.workers=1"), {**maps, IMAGE: "picture"},
+            settings=("seeds",),
+        ),
+        Program(
+            f"evaluate_boxes {name}", "scripts.evaluate_boxes", (*on_maps, "boxes.workers=1"), {**maps, TRUTH: "mask"},
+            settings=("boxes",),
         ),
     ]  # fmt: skip
     if one.endswith(".png"):

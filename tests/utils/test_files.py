@@ -57,6 +57,12 @@ def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert path.read_text() == "old"
+    (left,) = set(tmp_path.iterdir()) - {path}
+    with atomic_path(path) as mine:  # the next writer removes what the dead one left, but nothing of the living
+        mine.write_text("new")
+        assert not left.exists()
+        write_text_atomic(path, "between")
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
 
 
 def test_unwritable_place_is_a_user_error(tmp_path: Path) -> None:

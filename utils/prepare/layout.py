@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def check_sources(files: Sequence[Path], what: str) -> None:
         UserError: naming the first that is missing, and how many are.
     """
     folder = files[0].parent
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        present = {entry.name for entry in entries if not entry.is_symlink() or Path(entry).exists()}
     missing = [path for path in files if path.name not in present]
     if missing:
         raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} {what} files are); complete the download")

@@ -27,7 +27,7 @@ from utils.training.journal import Picture, draw_panel, draw_picture, open_journ
 from utils.training.meters import RunningMeans, Waiting
 from utils.training.optim import Schedule, set_learning_rate
 from utils.training.plan import Plan, PlannedBatches
-from utils.training.state import BEST, LAST, TrainState, save_optimizer, save_published
+from utils.training.state import BEST, LAST, TrainState, previous_path, save_optimizer, save_published
 from utils.training.validation import Validation, drop_oldest, snapshot_name, validate
 from utils.training.weights import save_weights
 
@@ -246,13 +246,13 @@ class Trainer:
         if not saves and not exports:
             return
         if self.place.is_main:
-            if saves:
-                state.save(course.model_dir / LAST)
             if exports:
                 with state.averaged():
                     self._export(f"checkpoint_{counter}.pth")
             if ended and not plan.counts_steps:
                 self._keep_epoch(state.position // plan.per_epoch - 1)
+            if saves:  # at last: a training that is killed before goes on from the one before, and misses none of these
+                state.save(course.model_dir / LAST)
         barrier(self.place.world)
 
     def _validate(self, validation: Validation, epoch: int) -> None:
@@ -313,7 +313,9 @@ class Trainer:
         course, state = self.course, self.state
         kept = epoch in course.keep_epochs
         if kept:
-            state.save(course.model_dir / f"epoch_{epoch}.pth")
+            path = course.model_dir / f"epoch_{epoch}.pth"
+            state.save(path)
+            previous_path(path).unlink(missing_ok=True)
         if course.published_name and (kept or state.position == course.plan.stop):
             path = course.model_dir / f"{course.published_name}_epoch_{epoch}.pth"
             counter = course.plan.counter(state.position)
