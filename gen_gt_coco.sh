@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-exp_coco}"
-CONFIG="${CONFIG:-configs/l2g_coco.yaml}"
+CONFIG="${CONFIG:-$(scripts/config_of.sh "$EXP" configs/l2g_coco.yaml)}"  # the run knows which
 export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
 FUSION="${FUSION:-}"
 

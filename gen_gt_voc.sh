@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 EXP="${EXP:-exp_voc}"
-CONFIG="${CONFIG:-configs/l2g_voc.yaml}"
+CONFIG="${CONFIG:-$(scripts/config_of.sh "$EXP" configs/l2g_voc.yaml)}"  # the run knows which
 REFINE="${REFINE:-}"
 IRN_CONFIG="${IRN_CONFIG:-configs/irn_voc.yaml}"
 CAMS="${CAMS:-runs/$EXP/ms/attention}"

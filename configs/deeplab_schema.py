@@ -172,8 +172,9 @@ class SegmentationCrfConfig(CrfConfig):
 class TrainExtrasConfig:
     loss: str = key(
         "ce",
-        "ce: mean over labelled pixels (published); balanced: background and foreground weigh the same",
-        ("ce", "balanced"),
+        "ce: mean over labelled pixels (published); ce_all: their sum over the number of all pixels (published beside L2G with "
+        "pasting); balanced: background and foreground weigh the same",
+        ("ce", "ce_all", "balanced"),
     )
     resume: str = key("", "auto: continue from last.pth if there; a path: continue from it; empty: start anew", free=True)
     overwrite: bool = key(False, "set an earlier training of this experiment aside and start anew", free=True)
@@ -304,6 +305,10 @@ class DeepLabConfig(Checked):
             (
                 not (train.overwrite and train.resume),
                 f"train.overwrite=true starts anew, but train.resume is '{train.resume}'; leave one of them out",
+            ),
+            (
+                self.method == PLAIN or train.loss != "ce_all",
+                f"train.loss is ce_all, which method=plain has; method={self.method} takes ce or balanced",
             ),
             (dataset.ignore_label == IGNORE_LABEL, f"dataset.ignore_label is {dataset.ignore_label}, expected {IGNORE_LABEL}"),
             (len(dataset.scales) > 0, "dataset.scales needs at least one number"),

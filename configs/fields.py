@@ -78,7 +78,9 @@ def again(section: type, name: str, default: Any) -> Any:
 
 @dataclass
 class Checked:
-    """Base of schemas and of sections with rules of their own."""
+    """Base of schemas and of sections with rules of their own; `source` is the file a configuration was read from."""
+
+    source = ""  # no field: no annotation
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently.

@@ -22,6 +22,7 @@ def multi_scale_loss(
     labels: Tensor,
     *,
     balanced: bool = False,
+    over_all: bool = False,
     reduce_counts: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Tensor:
     """Return the cross-entropy of each output map, (M,); their sum is the published loss of a mini-batch.
@@ -34,10 +35,11 @@ def multi_scale_loss(
         outputs: (B, classes, h, w) logits of several sizes.
         labels: (B, H, W) int64, 255 ignored.
         balanced: which of the two.
+        over_all: plain, but the sum over labelled pixels is divided by the number of all (L2G with pasting, published).
         reduce_counts: sums pixel counts over processes; then each process returns its part of the global loss.
     """
     targets = [resize_labels(labels, (logits.shape[2], logits.shape[3])) for logits in outputs]
-    return cross_entropies(outputs, targets, balanced=balanced, reduce_counts=reduce_counts)
+    return cross_entropies(outputs, targets, balanced=balanced, over_all=over_all, reduce_counts=reduce_counts)
 
 
 def cross_entropies(
@@ -45,6 +47,7 @@ def cross_entropies(
     targets: Sequence[Tensor],
     *,
     balanced: bool,
+    over_all: bool = False,
     reduce_counts: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Tensor:
     """Return `multi_scale_loss` of maps with labels (B, h, w) of their own."""
@@ -54,7 +57,7 @@ def cross_entropies(
         pixels = F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL, reduction="none")
         for mask in _groups(target, balanced):
             sums.append((pixels * mask).sum())
-            counts.append(mask.sum())
+            counts.append(torch.ones_like(mask).sum() if over_all else mask.sum())
     total = reduce_counts(torch.stack(counts).to(pixels.dtype)).clamp_min(1)
     return (torch.stack(sums) / total).view(len(outputs), groups).mean(dim=1)
 
@@ -125,12 +128,15 @@ class LossModule(nn.Module):
     Args:
         network: in training mode it returns a list of logits.
         balanced: kind of cross-entropy, see `multi_scale_loss`.
+        over_all: what it is divided by, likewise.
         reduce_counts: sums pixel counts over processes.
     """
 
-    def __init__(self, network: MultiScale, *, balanced: bool, reduce_counts: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, network: MultiScale, *, balanced: bool, over_all: bool = False, reduce_counts: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.network, self.balanced, self.reduce_counts = network, balanced, reduce_counts
+        self.network, self.balanced, self.over_all, self.reduce_counts = network, balanced, over_all, reduce_counts
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Make one step's losses.
@@ -146,6 +152,7 @@ class LossModule(nn.Module):
         labels = batch["labels"] if batch["share"] else torch.full_like(batch["labels"], IGNORE_LABEL)
         outputs = self.network(batch["images"])
         with torch.autocast(labels.device.type, enabled=False):
-            losses = multi_scale_loss(outputs, labels, balanced=self.balanced, reduce_counts=self.reduce_counts)
+            kind = {"balanced": self.balanced, "over_all": self.over_all and bool(batch["share"])}
+            losses = multi_scale_loss(outputs, labels, **kind, reduce_counts=self.reduce_counts)
         loss = losses.sum()
         return {"loss": loss, "losses": {"loss": loss.detach()}, "views": {"prediction": outputs[-1][:1].detach()}}

@@ -115,9 +115,11 @@ class Segmentation:
         if isinstance(network, MultiScaleExperts):
             self.losses: nn.Module = ExpertLosses(cfg, network, place)
         else:
-            balanced = cfg.train.loss == "balanced"
             self.losses = LossModule(
-                network, balanced=balanced, reduce_counts=lambda counts: sum_over_ranks(counts, place.world)
+                network,
+                balanced=cfg.train.loss == "balanced",
+                over_all=cfg.train.loss == "ce_all",
+                reduce_counts=lambda counts: sum_over_ranks(counts, place.world),
             )
 
     def begin(self, phase: Any) -> None:

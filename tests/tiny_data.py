@@ -104,6 +104,7 @@ def tiny_settings(folder: Path, section: str) -> list[str]:
         "train.epochs=2",
         "train.log_every=1",
         "train.images_every=0",
+        "train.published_name=",
         *SMALL[section],
         "cam.scales=[1.0]",
         "eval.workers=1",

@@ -86,6 +86,7 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
         raise UserError(f"{path}: {_first_line(error)}; check the ${{...}} references") from error
     if not isinstance(resolved, kind):
         raise TypeError(f"expected {kind.__name__}, got {type(resolved)}")
+    resolved.source = str(path)
     for message in itertools.chain(broken_values(resolved), broken_rules(resolved)):
         raise UserError(f"{path}: {message}")
     return resolved
@@ -138,8 +139,15 @@ def _overlaid(first: Any, second: Any) -> Any:
 
 
 def save_config(config: Checked, path: Path) -> None:
-    """Write the resolved configuration as YAML (atomic), so that a run can be repeated from its own folder."""
-    write_text_atomic(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+    """Write the resolved configuration as YAML (atomic), so that a run can be repeated from its own folder.
+
+    Its first line names the file it was read from: scripts/config_of.sh reads that.
+    """
+    write_text_atomic(
+        path,
+        f"# from {config.source}\n" * bool(config.source)
+        + yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True),
+    )
 
 
 def flat_settings(config: Checked) -> dict[str, Any]:

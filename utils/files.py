@@ -20,6 +20,7 @@ from typing import Any
 from utils.errors import UserError, remedy
 
 LOCK_NAME = ".lock"
+PUBLISHED_FOLDERS = ("models", "pretrained", "deeplab/pretrained")
 # Of temporary names: a process number says little on another machine.
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 # Full or failing disks: what is being written is meant, not what is being read for it.
@@ -30,12 +31,16 @@ _DYING = 60.0
 
 
 def weight_file(path: str | Path) -> Path:
-    """Return `path` or, where only that is there, its name with the suffix twice or once (CRT reads x.pth.pth)."""
+    """Return `path` or, where only that is there, its name with the suffix twice or once (CRT reads x.pth.pth).
+
+    Else the file of its name in a folder where published programs keep weights.
+    """
     path = Path(path)
     if not path.name:
         return path
     twice, once = path.with_name(path.name + path.suffix), path.with_name(path.stem)
     others = [other for other in (twice, once) if path.suffix and other.suffix == path.suffix and other.is_file()]
+    others += [place for folder in PUBLISHED_FOLDERS if (place := Path(folder, path.name)).is_file()]
     return path if path.exists() or not others else others[0]
 
 
