@@ -114,6 +114,10 @@ class CamConfig(Checked):
                 f"{name}merge=mean is for masks: set {name}activation=relu and leave {name}refine_dir empty",
             ),
             (
+                masks or not (self.pad_size or self.crop_size),
+                f"{name}pad_size and crop_size need masks, which have the image's size; leave them out or set {name}merge=mean",
+            ),
+            (
                 not self.crop_size or (list(self.scales) == [1.0] and len(self.pad_size) == len(self.crop_grid) == 2),
                 f"{name}crop_size needs {name}scales=[1.0], {name}pad_size and {name}crop_grid",
             ),

@@ -63,7 +63,8 @@ def affinity_losses(
         reduce_counts: sums pair counts over processes; then each process returns its part of the global loss.
     """
     counts = reduce_counts(torch.stack([_pairs(target) for target in targets]))
-    weights = torch.tensor([1.0, negative_weight], device=counts.device) / (counts + EPSILON)
+    # Not made on the device: that would wait for the work queued there.
+    weights = torch.tensor([1.0, negative_weight]).to(counts.device, non_blocking=True) / (counts + EPSILON)
     losses = []
     for maps, target, (positive, negative) in zip(features, targets, weights.unbind(), strict=True):
         views = maps.flatten(2).unflatten(0, (-1, target.shape[0]))  # (1 or 2, B, D, N)

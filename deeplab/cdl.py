@@ -16,6 +16,7 @@ from configs.deeplab_schema import IGNORE_LABEL, DeepLabConfig
 from deeplab.affinity import affinity_losses, propagate
 from deeplab.losses import cross_entropies, dice_losses, resize_labels
 from deeplab.network import ExpertMaps, MultiScaleExperts
+from models.layers.precision import in_float32
 from utils.runtime.processes import Dist, sum_over_ranks
 
 # Below the first both experts are unsure; above the second one of them is a source to propagate from (published constants).
@@ -124,7 +125,7 @@ class ExpertLosses(nn.Module):
         share, step = batch["share"], batch["step"] + 1
         labels = batch["labels"] if share else torch.full_like(batch["labels"], IGNORE_LABEL)
         items: list[ExpertMaps] = self.network(batch["images"], batch.get("strong"))
-        with torch.autocast(labels.device.type, enabled=False):
+        with in_float32(labels.device):
             given = [resize_labels(labels, (item.logits[0].shape[2], item.logits[0].shape[3])) for item in items]
             refreshed = self.refreshed(items, given) if share and self.refreshes(step) else None
             losses = self.losses(items, given, refreshed, step, share)
@@ -194,7 +195,7 @@ class ExpertLosses(nn.Module):
     @torch.no_grad()
     def _shares(self, batch: Mapping[str, Any], given: Tensor, refreshed: Tensor) -> dict[str, Tensor]:
         """Return, of the pixels of the first map, parts in [0, 1] to log: refreshed ones, and right ones before and after."""
-        whole = self._over_processes(torch.tensor([float(given.numel()) if batch["share"] else 0.0], device=given.device))
+        whole = self._over_processes(torch.full((1,), float(given.numel()) if batch["share"] else 0.0, device=given.device))
         shares = {"share/refreshed": (given != refreshed).sum() / whole.clamp_min(1)[0]}
         if "truth" in batch:
             truth = resize_labels(batch["truth"], (given.shape[1], given.shape[2]))

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import cv2
@@ -9,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from configs.deeplab_schema import IGNORE_LABEL, PLAIN, DatasetConfig, ImageConfig
+from configs.deeplab_schema import IGNORE_LABEL, PLAIN, DatasetConfig, DeepLabConfig, ImageConfig
 from utils.data.folder import check_files
 from utils.data.images import read_label_map
 from utils.data.items import Item
 from utils.data.samplers import Key, SampleRng, sample_rng
+from utils.data.samples import BLANK, BLANK_SIZE
 from utils.data.transforms import apply_jitter, channels, read_pixels, to_input
 
 MIRROR_CHANCE = 0.5
@@ -192,6 +195,18 @@ class CropDataset(Dataset[dict[str, Any]]):
 
 def _tensor(labels: Labels) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def blank_batch(cfg: DeepLabConfig, images: int) -> dict[str, Any]:
+    """Return a batch of `images` crops of a black picture, all background, for what needs its shapes; no data set is read."""
+    with TemporaryDirectory() as place:
+        picture, labels = (Path(place) / f"{BLANK}{suffix}" for suffix in (".jpg", ".png"))
+        for path in (picture, labels):
+            Image.new("L", BLANK_SIZE).save(path)
+        item = Item(BLANK, picture, labels, truth=labels)
+        crop = CropDataset([item], cfg.dataset, cfg.image, cfg.seed, cfg.method)[(0, 0)]
+    batch: dict[str, Any] = default_collate([crop] * images)
+    return batch
 
 
 def training_labels(item: Item, dataset: DatasetConfig, size: tuple[int, int]) -> Labels:

@@ -99,7 +99,8 @@ class Labelling:
     def decide(self, image_id: str, scores: Tensor) -> Tensor:
         """Return the (H, W) uint8 label map of (K, H, W) scores of `values`; probabilities where pixels may be ignored."""
         best, winner = scores.max(0)
-        labels = torch.tensor(self.values(image_id), dtype=torch.uint8, device=scores.device)[winner]
+        values = torch.tensor(self.values(image_id), dtype=torch.uint8)
+        labels = values.to(scores.device, non_blocking=True)[winner]  # `device=` would wait for the work queued there
         if self.ignore_below:
             labels[best < self.ignore_below * scores.sum(0)] = IGNORE
         return labels
@@ -120,4 +121,7 @@ class Labelling:
         return np.where(disputed, IGNORE, filled).astype(np.uint8)
 
     def _chosen(self, image_id: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return full_size(logits if self.classes is None else logits[self.values(image_id)], size)
+        if self.classes is None:
+            return full_size(logits, size)
+        values = torch.tensor(self.values(image_id)).to(logits.device, non_blocking=True)
+        return full_size(logits.index_select(0, values), size)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from configs.deeplab_schema import IGNORE_LABEL
 from deeplab.network import MultiScale
+from models.layers.precision import in_float32
 from utils.data.classes import BACKGROUND
 from utils.runtime.processes import Dist, sum_over_ranks
 
@@ -112,7 +113,7 @@ def _nearest(source: int, target: int, device: torch.device) -> Tensor:
     steps = np.full(target, source / target)
     steps[0] /= 2
     positions = np.cumsum(steps).astype(np.int64)
-    return torch.from_numpy(positions.clip(max=source - 1)).to(device)
+    return torch.from_numpy(positions.clip(max=source - 1)).to(device, non_blocking=True)
 
 
 def _groups(target: Tensor, balanced: bool) -> list[Tensor]:
@@ -151,7 +152,7 @@ class LossModule(nn.Module):
         """
         labels = batch["labels"] if batch["share"] else torch.full_like(batch["labels"], IGNORE_LABEL)
         outputs = self.network(batch["images"])
-        with torch.autocast(labels.device.type, enabled=False):
+        with in_float32(labels.device):
             kind = {"balanced": self.balanced, "over_all": self.over_all and bool(batch["share"])}
             losses = multi_scale_loss(outputs, labels, **kind, reduce_counts=self.reduce_counts)
         loss = losses.sum()

@@ -294,18 +294,10 @@ def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
 
 
 def _parts(cfg: DeepLabConfig) -> Parts:
-    model, classes = cfg.model, label_count(cfg.dataset.num_classes)
-    rates, plain = model.atrous_rates, cfg.method == PLAIN
-    builders: dict[str, Callable[[], Parts]] = {
-        "DeepLabV2_ResNet101_MSC": lambda: _resnet(model, "aspp", lambda channels: aspp(channels, classes, rates), plain),
-        "DeepLabV1_ResNet101_MSC": lambda: _resnet(model, FOV, lambda channels: field_of_view(channels, classes), plain),
-        "DeepLabV2_VGG16_MSC": lambda: _vgg(lambda channels: aspp_deep(channels, classes, rates), plain),
-        "DeepLabV1_VGG16_MSC": lambda: _vgg(lambda channels: field_of_view(channels, classes), plain),
-        BACKBONE: lambda: _with_backbone(model, classes),
-    }
-    if model.name not in builders:
-        raise UserError(f"model.name is '{model.name}', expected one of {', '.join(builders)}")
-    return builders[model.name]()
+    model = cfg.model
+    if model.name not in NETWORKS:
+        raise UserError(f"model.name is '{model.name}', expected one of {', '.join(NETWORKS)}")
+    return NETWORKS[model.name](model, label_count(cfg.dataset.num_classes), cfg.method == PLAIN)
 
 
 def trunk_name(model: DeepLabModelConfig) -> str:
@@ -326,7 +318,7 @@ def _vgg(head: Callable[[int], nn.Module], plain: bool) -> Parts:
     return Parts(trunk, "aspp", lambda: head(trunk.out_channels), caffe_vgg_name)
 
 
-def _with_backbone(model: DeepLabModelConfig, classes: int) -> Parts:
+def _with_backbone(model: DeepLabModelConfig, classes: int, plain: bool) -> Parts:
     if not model.backbone:
         raise UserError("model.name is DeepLabV2_Backbone_MSC but model.backbone is empty; set it, e.g. timm:resnet18")
     with user_errors():
@@ -337,6 +329,15 @@ def _with_backbone(model: DeepLabModelConfig, classes: int) -> Parts:
         return Parts(trunk, "decoder", lambda: PlusHead(shallow, deep, classes, model.atrous_rates))
     return Parts(trunk, "aspp", lambda: aspp(cast(int, trunk.out_channels), classes, model.atrous_rates))
 
+
+# Published names -> (settings, classes with background, whether the method is plain) -> parts.
+NETWORKS: dict[str, Callable[[DeepLabModelConfig, int, bool], Parts]] = {
+    "DeepLabV2_ResNet101_MSC": lambda m, classes, plain: _resnet(m, "aspp", lambda d: aspp(d, classes, m.atrous_rates), plain),
+    "DeepLabV1_ResNet101_MSC": lambda m, classes, plain: _resnet(m, FOV, lambda d: field_of_view(d, classes), plain),
+    "DeepLabV2_VGG16_MSC": lambda m, classes, plain: _vgg(lambda d: aspp_deep(d, classes, m.atrous_rates), plain),
+    "DeepLabV1_VGG16_MSC": lambda m, classes, plain: _vgg(lambda d: field_of_view(d, classes), plain),
+    BACKBONE: _with_backbone,
+}
 
 HEAD_WEIGHTS_FACTOR, HEAD_BIASES_FACTOR = 10.0, 20.0
 FOV = "fov"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from configs.schema import Config
-from models.cam_net import CamNetwork, cam_network
+from models.cam_net import CamNetwork, cam_network, refuse_masks
 from models.l2g import CLASSIFICATION, Classification, L2GSettings
 from models.method import Batch, Method, Phase, Picture
 
@@ -34,8 +34,9 @@ class PlainCam(Method):
         """Build the network.
 
         Raises:
-            ValueError: for `cam.activation=softmax`: nothing trains the background channel here.
+            ValueError: for `cam.activation=softmax`, as nothing trains the background channel here, and `cam.merge=mean`.
         """
+        refuse_masks(cfg)
         if cfg.cam.activation == "softmax":
             raise ValueError(
                 "cam.activation=softmax, but a plain classifier (method=cam) has never learned its background channel; set "

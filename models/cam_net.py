@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.schema import ModelConfig
+from configs.schema import Config, ModelConfig
 from models.backbones import build_trunk
 from models.backbones.resnet38 import ResNet38
 from models.layers.attention import Gate
 from models.layers.gates import FEATURES, GateOptions
+from models.layers.precision import in_float32
 
 EPSILON = 1e-5
 AFFINITY_GAIN = 4.0
@@ -33,7 +34,7 @@ def propagate(score_map: Tensor, features: Tensor, *, block_elements: int = BLOC
         (B, D, h, w) float32.
     """
     size = score_map.shape[2:]
-    with torch.autocast(score_map.device.type, enabled=False):
+    with in_float32(score_map.device):
         scores = score_map.float().flatten(2)
         f = features.float().flatten(2)
         f = f / (f.norm(dim=1, keepdim=True) + EPSILON)
@@ -314,6 +315,12 @@ def build_cam_network(
     gates.check(backbone, own.suppression_places if own else (), own.attention_places if own else ())
     trunk = build_trunk(backbone, width=width, dropout=dropout, output_stride=output_stride, gates=gates)
     return CamNetwork(trunk, num_classes, freeze_bn=freeze_bn, freeze_stem=freeze_stem, gates=gates)
+
+
+def refuse_masks(cfg: Config) -> None:
+    """Raise ValueError for `cam.merge=mean`: the score maps of a `CamNetwork` are no masks."""
+    if cfg.cam.merge == "mean":
+        raise ValueError(f"cam.merge is mean, but the maps of method={cfg.method} are scores, not masks; set cam.merge=max")
 
 
 def cam_network(model: ModelConfig, num_classes: int) -> CamNetwork:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from configs.fields import COUNT, NOT_NEGATIVE, key
 from configs.schema import Config, SampleConfig
-from models.cam_net import CamNetwork, cam_network
+from models.cam_net import CamNetwork, cam_network, refuse_masks
 from models.layers.transfer import (
     align_to_patches,
     background_loss,
@@ -102,8 +102,9 @@ class L2G(Method):
         """Build the CAM network; both are alike.
 
         Raises:
-            ValueError: for `cam.activation=softmax` where the background channel is as it was drawn.
+            ValueError: for `cam.activation=softmax` where the background channel is as it was drawn, and `cam.merge=mean`.
         """
+        refuse_masks(cfg)
         untrained = ""
         if cfg.train.classify_epochs >= cfg.train.epochs:
             untrained = "with train.classify_epochs >= train.epochs the network"

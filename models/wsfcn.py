@@ -242,7 +242,8 @@ class SelfSupervision(nn.Module):
         }
 
     def _refined(self, images: Tensor, masks: Tensor) -> Tensor:
-        std, mean = (images.new_tensor(values)[:, None, None] for values in (self.std, self.mean))
+        # Not made on the device: that would wait for the work queued there.
+        std, mean = torch.tensor([self.std, self.mean]).to(images.device, non_blocking=True)[..., None, None]
         pictures = resize((images.float() * std + mean).clamp_(0, 1), size_of(masks))
         return resize(self.network.get_submodule("_aff")(pictures, masks.detach().float()), size_of(images))
 

@@ -25,7 +25,6 @@ from configs.schema import Config
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
-from utils.cams.merge import write_seed_maps
 from utils.cams.store import CamWriter, claim, describe_source, unfinished
 from utils.config import flat_settings, save_config
 from utils.data.folder import DataFolder, read_labels
@@ -99,7 +98,9 @@ def _write_cams(cfg: Config, place: Dist, network: nn.Module, todo: dict[str, tu
     if not todo:
         return 0, None
     loader = Waiting(build_loader(cfg.data, cfg.cam, todo, pin_memory=place.device.type == "cuda"))
-    with CamWriter(Path(cfg.cam.dir), label_dir, npz=cfg.cam.format == "npz") as writer, torch.inference_mode():
+    refine_dir = Path(cfg.cam.refine_dir) if cfg.cam.refine_dir else None
+    npz = cfg.cam.format == "npz"
+    with CamWriter(Path(cfg.cam.dir), label_dir, npz=npz, refine_dir=refine_dir) as writer, torch.inference_mode():
         written = _images(cfg, place, network, loader, writer)
         return sum(progress(written, len(todo), "CAMs", show=place.is_main)), round(loader.share(), 3)
 
@@ -129,8 +130,6 @@ def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[Sized
         with user_errors():
             done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
         for image_id, image in zip(batch.ids, done, strict=True):
-            if image.refine is not None:  # before the PNGs, which say that the image is done
-                write_seed_maps(Path(cfg.cam.refine_dir) / f"{image_id}.npz", image.classes, image.refine)
             writer.write(image_id, image)
             yield len(image.classes)
 

@@ -18,6 +18,7 @@ from deeplab.network import build_deeplab
 from deeplab.weights import load_initial
 from scripts import compare, evaluate_cams, gen_gt, make_cams, refine_cams, report, train
 from scripts.build import load_config
+from tests.gpu import first_stage
 from tests.tiny_data import CLASSES, tiny_config, write_tiny_voc
 from utils.errors import UserError
 
@@ -95,6 +96,12 @@ def test_the_method_resumes_exactly(house: Path) -> None:
 def test_the_page_shows_nothing_else_is_needed() -> None:
     assert set(FILES) >= {"models/toy.py", "configs/toy.yaml"}
     assert not [path for path in FILES if path.startswith(("scripts/", "utils/"))]
+
+
+def test_a_method_is_run_on_a_fake_gpu_by_itself(house: Path) -> None:
+    assert "toy" in first_stage.methods()
+    assert first_stage.preset_path("toy", house / "configs") == house / "configs" / "toy.yaml"
+    first_stage.run_method(first_stage.preset_of("toy", folder=house / "configs"))
 
 
 def test_a_card_of_each_stage_is_written(house: Path) -> None:

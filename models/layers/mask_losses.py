@@ -59,7 +59,7 @@ def relative_labels(masks: Tensor, *, floor: float, background: float, foregroun
         foreground: factor of classes (published: 0.6).
     """
     factors = torch.full((masks.shape[1],), foreground, device=masks.device, dtype=masks.dtype)
-    factors[-1] = background
+    factors[-1:] = background  # of one element it would be a copy that waits for the device
     least = (masks.amax((2, 3)) * factors).clamp_min(floor)[:, :, None, None]
     on = masks > least
     return torch.where(on.sum(dim=1) == 1, on.byte().argmax(dim=1), IGNORED)

@@ -140,7 +140,8 @@ def pair_displacements(displacement: Tensor, radius: int) -> Tensor:
 
 def offsets(radius: int, like: Tensor) -> Tensor:
     """Return (1, 2, P, 1): the offsets (dy, dx) of the pairs, of the type and device of `like`."""
-    return like.new_tensor([pair.offset for pair in pixel_pairs(radius)]).T[None, :, :, None]
+    listed = torch.tensor([pair.offset for pair in pixel_pairs(radius)]).T[None, :, :, None]
+    return listed.to(like, non_blocking=True)  # made on the device it would wait for the work queued there
 
 
 def _mean(loss: Tensor, chosen: Tensor, values: int = 1) -> Tensor:

@@ -132,7 +132,7 @@ def align_to_patches(score_map: Tensor, boxes: Tensor, size: tuple[int, int], *,
         (B * K, C + 1, h, w) float32.
     """
     images, patches = boxes.shape[:2]
-    flat = boxes.reshape(-1, 4).to(score_map.device, torch.float32)
+    flat = boxes.reshape(-1, 4).to(score_map.device, non_blocking=True).float()
     index = torch.arange(images, device=score_map.device, dtype=torch.float32).repeat_interleave(patches)
     rois = torch.cat([index[:, None], flat], dim=1)
     from torchvision.ops import roi_align  # here: torchvision takes as long to load as torch itself

@@ -130,7 +130,8 @@ class PAMR(nn.Module):
     def _blocks(self, images: Tensor) -> Iterator[Block]:
         """Yield whole rows of pixels, counted through the batch, and the numbers (n, N) int32 of their neighbours."""
         batch, _, height, width = images.shape
-        steps = torch.tensor([(y * d, x * d) for d in self.dilations for y, x in RING], device=images.device)
+        listed = torch.tensor([(y * d, x * d) for d in self.dilations for y, x in RING])
+        steps = listed.to(images.device, non_blocking=True)  # `device=` would wait for the work queued there
         y = (torch.arange(height, device=images.device)[:, None] + steps[:, 0]).clamp_(0, height - 1)
         x = (torch.arange(width, device=images.device)[:, None] + steps[:, 1]).clamp_(0, width - 1).int()
         first = torch.arange(batch, device=images.device)[:, None, None] * height

@@ -122,7 +122,8 @@ def infer_batch(
     if settings.native:
         size = (maps[0].shape[2], maps[0].shape[3])
     columns = {k: k for k in range(maps[0].shape[1])} if wanted is None else {k: i for i, k in enumerate(wanted)}
-    chosen = [[columns[k] for k in present] for present in classes] if positive else []
+    # Not lists: as an index each of them would wait for the device at every scale.
+    chosen = [_index([columns[k] for k in present], mean.device) for present in classes] if positive else []
     refined = [seed_maps([m[i, channels] for m in positive], size) for i, channels in enumerate(chosen)]
     if settings.summed:
         done = [
@@ -136,6 +137,10 @@ def infer_batch(
     if not settings.refine:
         return done
     return [replace(image, refine=maps_) for image, maps_ in zip(done, refined, strict=True)]
+
+
+def _index(places: Sequence[int], device: torch.device) -> Tensor:
+    return to_device(torch.tensor(places, dtype=torch.int64), device)
 
 
 def _whole(network: ScoreFunction, images: Tensor, channels: Tensor | None, settings: CamSettings) -> tuple[Tensor, Tensor]:

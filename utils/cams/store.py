@@ -324,15 +324,24 @@ class CamWriter:
         cam_dir: folder of the maps; must exist.
         label_dir: folder of `<id>.png` label maps (palette PNGs), or None to write none; must exist.
         npz: one float32 `<id>.npz` an image instead of 8-bit `<id>_<class>.png`.
+        refine_dir: folder of the maps for refinement networks, where images have such.
         threads: encoder threads (OpenCV's encoder runs outside Python's lock).
     """
 
-    def __init__(self, cam_dir: Path, label_dir: Path | None, *, npz: bool = False, threads: int = THREADS) -> None:
-        self.cam_dir, self.label_dir, self.npz = cam_dir, label_dir, npz
+    def __init__(
+        self,
+        cam_dir: Path,
+        label_dir: Path | None,
+        *,
+        npz: bool = False,
+        refine_dir: Path | None = None,
+        threads: int = THREADS,
+    ) -> None:
+        self.cam_dir, self.label_dir, self.npz, self.refine_dir = cam_dir, label_dir, npz, refine_dir
         self._pool = BoundedPool(threads)
 
     def write(self, image_id: str, image: "ImageCams") -> None:
-        """Queue one image: maps (K, H, W) in [0, 1] and, where there is a `label_dir`, the label map, on any device.
+        """Queue one image: maps (K, H, W) in [0, 1], the label map and maps for refinement, where it has such, on any device.
 
         Raises:
             Exception: whatever an earlier image's writing raised.
@@ -348,6 +357,8 @@ class CamWriter:
             parts["scores"] = image.scores
         if image.labels is not None:
             parts["labels"] = image.labels
+        if image.refine is not None:
+            parts |= {"low": image.refine.low, "high": image.refine.high}
         copy = HostCopy(list(parts.values()))
         self._pool.submit(self._encode, image_id, image.classes, list(parts), copy)
 
@@ -358,7 +369,12 @@ class CamWriter:
         self._pool.__exit__(kind, error, trace)
 
     def _encode(self, image_id: str, classes: tuple[int, ...], names: list[str], copy: HostCopy) -> None:
-        arrays = {name: part.numpy() for name, part in zip(names, copy.wait(), strict=True)}
+        from utils.cams.merge import SeedMaps, write_seed_maps
+
+        parts = dict(zip(names, copy.wait(), strict=True))
+        if self.refine_dir is not None and "low" in parts:  # before the maps, which say that the image is done
+            write_seed_maps(self.refine_dir / f"{image_id}.npz", classes, SeedMaps(parts.pop("low"), parts.pop("high")))
+        arrays = {name: part.numpy() for name, part in parts.items()}
         labels = arrays.pop("labels", None)
         if self.npz:
             with atomic_path(npz_path(self.cam_dir, image_id), sync=False) as temporary:

@@ -3,18 +3,21 @@
 With `paste` an item also has, or is, the same image with an object of another class pasted in.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from configs.paste_schema import PasteConfig
 from configs.schema import DataConfig, SampleConfig
 from utils.data.folder import DataFolder, check_files, read_labels
 from utils.data.images import read_image, read_label_map, read_saliency
 from utils.data.lists import read_id_list
-from utils.data.paste import ORIGINAL, PASTED, PasteTransform
+from utils.data.paste import ORIGINAL, PASTED, PasteTransform, collate_views
 from utils.data.samplers import Key, SampleRng, sample_rng
 from utils.data.transforms import ColorJitter, draw_boxes, saliency_tensor, to_normalised_tensor
 from utils.data.views import View, draw_view
@@ -72,12 +75,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         transform = self.paste if pasting else None
         if transform is None or self.sample.paste.mode != "pair":
             return self._sample(index, rng, transform)
-        original, pasted = self._sample(index, rng, None), self._sample(index, rng, transform)
-        if self.sample.paste.leak_labels:
-            for view in (original, pasted):
-                view["local_labels"] = view["labels"]
-            original["labels"] = pasted["labels"]
-        return {PASTED: pasted, ORIGINAL: original}
+        original = self._sample(index, rng, None)
+        return _pair(self._sample(index, rng, transform), original, self.sample.paste)
 
     def _sample(self, index: int, rng: SampleRng, transform: PasteTransform | None) -> dict[str, Any]:
         sample, image_id = self.sample, self.ids[index]
@@ -143,3 +142,35 @@ class CornerViews(Dataset[torch.Tensor]):
         image = read_image(self.folder.image(self.ids[index]))
         view = View(None, image.size, (0, 0, self.side, self.side), mirrored=False)
         return view.blanked(to_normalised_tensor(view.image(image), self.data.mean, self.data.std))
+
+
+def _pair(pasted: dict[str, Any], original: dict[str, Any], paste: PasteConfig) -> dict[str, Any]:
+    if paste.leak_labels:
+        for view in (original, pasted):
+            view["local_labels"] = view["labels"]
+        original["labels"] = pasted["labels"]
+    return {PASTED: pasted, ORIGINAL: original}
+
+
+BLANK, BLANK_SIZE = "blank", (500, 375)
+
+
+def blank_batch(data: DataConfig, sample: SampleConfig, images: int) -> dict[str, Any]:
+    """Return a batch of `images` samples of a black picture of class 0, for what needs its shapes; no data set is read.
+
+    Args:
+        data: number of classes, mean and std.
+        sample: as of `ViewDataset`; nothing is pasted, but pairs are pairs.
+        images: how many.
+    """
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        for name in (f"{BLANK}.jpg", f"{BLANK}.png"):
+            Image.new("L", BLANK_SIZE).save(root / name)
+        (root / "list.txt").write_text(f"{BLANK} 0\n", encoding="utf-8")
+        folders: dict[str, Any] = {"root": place, "train_list": str(root / "list.txt"), "image_dir": ".", "saliency_dir": "."}
+        alone = replace(sample, paste=PasteConfig(), seed_dir=place if sample.seed_dir else "")
+        item = ViewDataset(replace(data, **folders, paths="folders", labels_from="lists"), alone, 0)[(0, 0)]
+    if sample.paste.mode == "pair":
+        item = _pair(dict(item), dict(item), sample.paste)
+    return collate_views([item] * images)

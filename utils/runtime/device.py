@@ -27,7 +27,7 @@ def autocast_for(precision: str, device: "torch.device") -> AbstractContextManag
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         import torch
 
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        return torch.autocast("cpu" if device.type == "meta" else device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
