@@ -18,10 +18,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.faults.all_faults import all_faults
-from tests.faults.mill import Fault, Mill, Verdict
+from tests.faults.mill import Ended, Fault, Mill, Verdict
 from tests.faults.programs import build_world, methods
 from utils.runtime.log import format_seconds, progress
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(mill: Mill, found: list[Fault], workers: int) -> int:
     started, verdicts = time.monotonic(), []
     with ThreadPoolExecutor(workers) as pool:
-        for verdict in progress(pool.map(mill.grind, found), len(found), "faults"):
+        for verdict in progress(pool.map(partial(_grind, mill), found), len(found), "faults"):
             verdicts.append(verdict)
             if verdict.wrong:
                 print(f"wrong: {verdict.fault}: {verdict.wrong}", flush=True)
@@ -65,6 +66,13 @@ def _run(mill: Mill, found: list[Fault], workers: int) -> int:
     for verdict in wrong:
         print(f"* {verdict.fault}: {verdict.wrong}")
     return 1 if wrong else 0
+
+
+def _grind(mill: Mill, fault: Fault) -> Verdict:
+    try:
+        return mill.grind(fault)
+    except Exception as error:  # of the mill itself: the other faults are tried all the same
+        return Verdict(fault, f"could not be tried ({type(error).__name__}: {error})", Ended(None, "", "", 0.0))
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

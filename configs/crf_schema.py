@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, key
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, PROCESSES, Range, key
+
+# The lattice of smaller ones has more cells than pydensecrf can count: it crashes.
+STD = Range(0.1)
 
 
 @dataclass
@@ -11,10 +14,10 @@ class CrfConfig:
 
     iter_max: int = key(10, "mean-field iterations", within=COUNT)
     pos_w: float = key(3.0, "weight of the smoothness kernel (position alone)", within=NOT_NEGATIVE)
-    pos_xy_std: float = key(1.0, "its standard deviation, pixels", within=POSITIVE)
+    pos_xy_std: float = key(1.0, "its standard deviation, pixels", within=STD)
     bi_w: float = key(4.0, "weight of the appearance kernel (position and colour)", within=NOT_NEGATIVE)
-    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels", within=POSITIVE)
-    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255", within=POSITIVE)
+    bi_xy_std: float = key(67.0, "its standard deviation of position, pixels", within=STD)
+    bi_rgb_std: float = key(3.0, "its standard deviation of colour, grey levels of 255", within=STD)
     backend: str = key(
         "auto",
         "auto: torch on a GPU, else pydensecrf where it is installed, else torch; pydensecrf; torch (same labels)",

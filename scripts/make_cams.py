@@ -160,12 +160,11 @@ def _report(cfg: Config, result: dict[str, Any]) -> None:
     out = Path(cfg.cam.dir).parent / "infer.json"
     write_text_atomic(out, json.dumps(result, indent=2) + "\n")
     save_config(cfg, out.with_suffix(".yaml"))
-    if result["done"]:
-        split = set_name(cfg.data.infer_list)
-        name = own_name(f"cams_{split}", "CAM inference", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
-        card = StageCard(*name, "scripts.make_cams", CAMS, cfg.cam.dir, result["done"], result["seconds"], split=split)
-        card.settings = flat_settings(cfg)
-        write_card(cfg.run_dir, card)
+    split = set_name(cfg.data.infer_list)
+    name = own_name(f"cams_{split}", "CAM inference", cfg.run_dir, [cfg.cam.dir], ("ms", "attention", split))
+    card = StageCard(*name, "scripts.make_cams", CAMS, cfg.cam.dir, result["done"], result["seconds"], split=split)
+    card.settings = flat_settings(cfg)
+    write_card(cfg.run_dir, card, keep=result["done"] == 0)
     print(
         f"{result['cams_written']} CAMs of {result['done']} images in {cfg.cam.dir} ({result['skipped']} images were "
         f"finished before), {result['seconds']} s"

@@ -81,8 +81,7 @@ def run(cfg: Config) -> int:
         work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refinement, refine.background)
         done = sum(map_progress(partial(refine_image, work), todo, workers=refine.workers, what="refine"))
     print(f"CAMs of {done} images refined in {out_dir}, {len(tasks) - done} were finished before")
-    if done:
-        _write_card(cfg, refinement, done, time.monotonic() - started)
+    _write_card(cfg, refinement, done, time.monotonic() - started)
     return done
 
 
@@ -140,7 +139,7 @@ def _write_card(cfg: Config, refinement: Refinement, images: int, seconds: float
         split=split,
         list_file=cfg.data.eval_list,
     )
-    write_card(cfg.run_dir, card)
+    write_card(cfg.run_dir, card, keep=images == 0)
 
 
 if __name__ == "__main__":

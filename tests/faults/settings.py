@@ -112,7 +112,7 @@ def _set(config: str, name: str, value: Any, folder: Path) -> None:
 
 
 # What would run for ever, or makes other processes.
-_LONG = ("epochs", "iter_max", "workers", "num_workers", "threads", "patches")
+_LONG = ("compile", "epochs", "iter_max", "workers", "num_workers", "threads", "patches")
 
 
 def extreme_values(key: Key) -> list[str]:

@@ -31,7 +31,7 @@ def _entry(change: Callable[[torch.Tensor], Any], dims: int = 4) -> Callable[[St
 
 
 def _with(value: float, tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.clone()
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
     tensor.view(-1)[0] = value
     return tensor
 

@@ -76,7 +76,7 @@ class StageCard:
     finished: str = ""
 
 
-def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path:
+def write_card(run_dir: str | Path, card: StageCard, *, group: str = "", keep: bool = False) -> Path:
     """Write a card with this process's peak memory and the time of day.
 
     It replaces an earlier one of the same key, and those of the same program whose maps it has written over.
@@ -85,10 +85,14 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
         run_dir: the run's folder.
         card: its paths start at the working directory.
         group: folder for stages of the same key that one `run_dir` holds, e.g. experiments of the segmentation stage.
+        keep: a card that is there stays: nothing was left to do, but a run that was killed may not have come to write it.
 
     Returns:
         `<run_dir>/cards/[<group>/]<key>.json`.
     """
+    path = Path(run_dir) / FOLDER / group / f"{card.key}.json"
+    if keep and path.exists():
+        return path
     from utils.runtime.device import peak_gpu, peak_resident  # here: torch takes seconds to load, and readers need none
 
     gpu, root = peak_gpu(), Path(run_dir)
@@ -101,7 +105,6 @@ def write_card(run_dir: str | Path, card: StageCard, *, group: str = "") -> Path
     )
     for name in PATHS:
         setattr(complete, name, _seen_from(root, getattr(card, name)))
-    path = root / FOLDER / group / f"{card.key}.json"
     remove_leftovers(path.parent, card.key)
     write_text_atomic(path, json.dumps(dataclasses.asdict(complete), allow_nan=False) + "\n")
     if card.maps:
