@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from utils.data.classes import class_index, palette
-from utils.data.images import read_label_map, write_png
+from utils.data.images import jpeg_bytes, read_label_map, write_png
 from utils.demo_set.creatures import CREATURES
 from utils.demo_set.scene import SPLITS, draw_scene
 from utils.errors import UserError, run_program
@@ -195,7 +195,7 @@ def _write_picture(picture: _Picture, *, out: Path, settings: DemoSettings) -> t
     write_png(label_path, scene.label, palette())
     write_png(saliency_path, scene.saliency)
     with atomic_path(image_path) as temporary:
-        Image.fromarray(scene.image).save(temporary, format="JPEG", quality=JPEG_QUALITY)
+        temporary.write_bytes(jpeg_bytes(Image.fromarray(scene.image), quality=JPEG_QUALITY))
     return scene.classes
 
 

@@ -71,7 +71,7 @@ _ANY = {
 
 
 def _cut(expect: str) -> dict[str, Damage]:
-    cuts = {f"cut at {share:.0%}": Damage(_bytes(partial(_front, share)), expect) for share in (0.1, 0.5, 0.95)}
+    cuts = {f"cut at {share:.0%}": Damage(_bytes(partial(_front, share)), expect) for share in (0.1, 0.5, 0.9)}
     return {**cuts, "last byte gone": Damage(_bytes(lambda content: content[:-1]), WHOLE if expect == WHOLE else SAME)}
 
 
@@ -328,7 +328,7 @@ def _slots(content: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 JSON = {
     **TEXT,
     **_odd_values(),
-    "cut at 95%": Damage(_bytes(lambda content: content[: int(0.95 * len(content))])),
+    "cut at 90%": Damage(_bytes(lambda content: content[: int(0.9 * len(content))])),
     "an empty list": Damage(_text(lambda text: "[]")),
     "another dictionary": Damage(_text(lambda text: '{"a": 1}')),
     "null": Damage(_text(lambda text: "null")),

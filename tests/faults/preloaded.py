@@ -13,8 +13,8 @@ PROGRAMS = [f"scripts.{path.stem}" for path in sorted((ROOT / "scripts").glob("[
 # Loaded by the programs when they first need them.
 LATER = (
     "deeplab.__main__", "matplotlib.pyplot", "models.refiners.dense_crf", "omegaconf", "pycocotools.mask", "scipy.io",
-    "pydensecrf.densecrf", "tensorboard.summary.writer.event_file_writer", "torch._dynamo", "torch.package", "torch.utils.tensorboard",
-    "utils.report.groups", "utils.report.pages", "utils.training.journal",
+    "pydensecrf.densecrf", "tensorboard.summary.writer.event_file_writer", "torch._dynamo", "torch.utils.tensorboard",
+    "torch.package", "utils.report.groups", "utils.report.pages", "utils.training.journal",
 )  # fmt: skip
 for _name in (*PROGRAMS, *LATER):
     with contextlib.suppress(ModuleNotFoundError):  # of the machine, or optional

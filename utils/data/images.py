@@ -1,5 +1,6 @@
 """Read and write the images of a dataset; a wrong file is an error that names it and says what is wrong."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -117,6 +118,13 @@ def image_size(path: Path) -> Size:
             return image.size
     except _DAMAGE as error:
         raise _unreadable(path, error) from error
+
+
+def jpeg_bytes(image: Image.Image, **options: int) -> bytes:
+    """Return a JPEG's content: PIL, writing to a file itself, does not notice that a full disk takes only a part."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
 
 
 def write_png(path: Path, array: NDArray[np.uint8], palette: bytes | None = None) -> None:

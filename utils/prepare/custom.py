@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from utils.data.images import image_size, read_image, read_label_map, read_saliency
+from utils.data.images import image_size, jpeg_bytes, read_image, read_label_map, read_saliency
 from utils.errors import UserError
 from utils.files import atomic_path, only_file, parse_json, remove_leftovers
 from utils.prepare.layout import place_files, up_to_date
@@ -215,7 +215,7 @@ def convert_picture(job: tuple[Path, Path]) -> bool:
             turned = ImageOps.exif_transpose(opened)
             image = turned.convert("RGB") if turned is not None else image
         with atomic_path(target, sync=False) as temporary:
-            image.save(temporary, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+            temporary.write_bytes(jpeg_bytes(image, quality=JPEG_QUALITY, subsampling=0))
     return True
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from utils.data.classes import BACKGROUND, IGNORE, label_value
-from utils.data.images import read_image, read_saliency
+from utils.data.images import jpeg_bytes, read_image, read_saliency
 from utils.drawing.overlays import Picture, cam_overlay, contact_sheet, heat_map, label_overlay
 from utils.evaluation.plots import draw_class_iou
 from utils.files import atomic_path
@@ -198,7 +198,7 @@ def _saliency(path: Path) -> Picture:
 
 def _write(path: Path, picture: Picture) -> None:
     with atomic_path(path, sync=False) as temporary:
-        Image.fromarray(picture).save(temporary, "JPEG", quality=QUALITY)
+        temporary.write_bytes(jpeg_bytes(Image.fromarray(picture), quality=QUALITY))
 
 
 def _fitted(image: Image.Image) -> Image.Image:
