@@ -36,7 +36,7 @@ class Range:
 FINITE, POSITIVE, NOT_NEGATIVE, COUNT = Range(), Range(0, open_low=True), Range(0), Range(1)
 UNIT, SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, open_low=True), Range(0, 1, open_high=True)
 GREY = Range(0, 256)  # 256: above every level
-# Integers of 64 bits, as torch has them, and more than any number makes sense.
+# Integers have 64 bits in torch.
 MOST = 2.0**63
 # Beyond these a machine fails in ways of its own (memory, threads) that name no key.
 SIDE, PROCESSES, SEED = Range(1, 8192), Range(0, 1024), Range(0, 2**63 - 1)
@@ -117,8 +117,10 @@ def broken_values(section: Any, name: str = "") -> Iterator[str]:
             yield f"{full} is empty, expected {entry.metadata['help'].partition(';')[0]}"
         elif isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value):
             yield f"{full} is {value}, expected a list without lists in it"
-        elif not all(number in within and abs(number) < MOST for number in numbers):
+        elif not all(number in within for number in numbers):
             yield f"{full} is {value}, expected {'numbers ' if isinstance(value, list) else ''}{within}"
+        elif any(isinstance(number, int) and abs(number) >= MOST for number in numbers):
+            yield f"{full} is {value}, expected at most {int(MOST) - 1}"
 
 
 def compose(schema: type[Schema], sections: Mapping[str, type]) -> type[Schema]:

@@ -18,7 +18,7 @@ from utils.data.samples import ViewDataset
 from utils.errors import UserError
 from utils.training.optim import build_optimizer
 
-METHODS = ["l2g", "cam", "wsfcn", "onestage", "bsl", "crt", "irn"]
+METHODS = ["l2g", "cam", "wsfcn", "onestage", "bsl", "crt", "irn", "tscam", "crt_wsol"]
 # Those that make something else than CAMs.
 WITHOUT_CAMS = ["irn"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.schema import DataConfig
 from utils.data.classes import mask_classes
 from utils.data.images import read_label_map
-from utils.data.lists import Paths, file_of, holds_classes, ids_of, read_id_list, read_label_list, read_paths
+from utils.data.lists import Paths, file_of, holds_classes, holds_paths, ids_of, read_id_list, read_label_list, read_paths
 from utils.errors import UserError
 from utils.runtime.parallel import map_progress
 
@@ -170,7 +170,9 @@ def read_labels(data: DataConfig, list_file: str, *, labels_required: bool = Tru
     Raises:
         UserError: for a list that cannot be used, a missing mask, or an image without labels that needs some.
     """
-    if data.labels_from == "lists" and holds_classes(list_file):
+    # A bare list without a list to join it with is told by its own first line.
+    alone = labels_required and not Path(data.label_list).is_file() and not holds_paths(list_file)
+    if data.labels_from == "lists" and (alone or holds_classes(list_file)):
         return read_label_list(list_file, data.num_classes, labels_required=labels_required)
     if not labels_required:
         return dict.fromkeys(read_id_list(list_file), ())
