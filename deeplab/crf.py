@@ -38,7 +38,7 @@ from utils.runtime.processes import Dist, setup
 # Images refined at once on a GPU.
 GPU_BATCH = 8
 
-Task = tuple[Item, "Path | NDArray[np.float32]"]
+Task = tuple[Item, "Path | NDArray[np.float32]", Labelling]
 
 
 def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
@@ -47,11 +47,12 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: for wrong input, naming the file, or when there are neither logits nor weights.
     """
+    labelling = Labelling.of(cfg)
     with setup(cfg) as place:
         refiner = build_configured(cfg, place)
         path = model_path or models_dir(cfg) / FINAL
         recorded = path if path.is_file() else None
-        work = partial(_refine_all, cfg, refiner, path, usable_logits(cfg, place, recorded), place)
+        work = partial(_refine_all, cfg, refiner, labelling, path, usable_logits(cfg, place, recorded), place)
         return evaluate(cfg, place, recorded, crf=True, work=work)
 
 
@@ -67,6 +68,7 @@ def refined_labels(
 def _refine_all(
     cfg: DeepLabConfig,
     refiner: Refiner | Chain,
+    labelling: Labelling,
     path: Path,
     saved: Path | None,
     place: Dist,
@@ -77,7 +79,6 @@ def _refine_all(
     """Refine `items`: logits from the files in `saved` where all are there, else from the network with weights `path`."""
     found = {} if saved is None else {item.image_id: find_logits(saved, item.image_id) for item in items}
     files = {image_id: file for image_id, file in found.items() if file is not None}
-    labelling = Labelling.of(cfg)
     logits: Iterable[tuple[Item, Any]]
     if len(files) == len(items):
         logits = ((item, files[item.image_id]) for item in items)
@@ -87,15 +88,17 @@ def _refine_all(
     if place.device.type == "cuda" and isinstance(refiner, DenseCrf) and refiner.backend == "torch":
         _on_gpu(labelling, refiner, place, progress(logits, len(items), "CRF", show=place.is_main), folder, confusion)
         return
-    tasks = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
-    work = partial(_refine_one, refiner, labelling, folder)
+    sources = ((item, one if isinstance(one, Path) else one.float().cpu().numpy()) for item, one in logits)
+    tasks = ((item, source, labelling.of_image(item.image_id)) for item, source in sources)
+    work = partial(_refine_one, refiner, folder)
     workers = cfg.crf.workers or max(1, cores() // place.world)
     for counts in map_progress(work, tasks, workers=workers, what="CRF", total=len(items)):
         confusion.add(counts)
 
 
-def _refine_one(refiner: Refiner | Chain, labelling: Labelling, folder: Path | None, task: Task) -> NDArray[np.int64]:
-    (item, source), num_classes = task, labelling.num_classes
+def _refine_one(refiner: Refiner | Chain, folder: Path | None, task: Task) -> NDArray[np.int64]:
+    item, source, labelling = task
+    num_classes = labelling.num_classes
     logits = read_logits(source, num_classes) if isinstance(source, Path) else torch.from_numpy(source)
     labels = refined_labels(refiner, logits, _read_picture(item), labelling, item.image_id)
     return settle(item, labelling.filled(item, labels), num_classes=num_classes, folder=folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from configs.deeplab_schema import PLAIN, DeepLabConfig
 from deeplab.dataset import check_items
-from deeplab.labelling import Labelling
+from deeplab.labelling import asked
 from deeplab.outputs import (
     LOGIT_SUFFIXES,
     TITLES,
@@ -93,7 +93,7 @@ def evaluate(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
 def _card(cfg: DeepLabConfig, counts: NDArray[np.int64], names: Sequence[str], init: str, *, crf: bool) -> StageCard:
     split, scores = set_name(tested_split(cfg)), published_scores(counts)
     crf_facts = [("CRF image", cfg.crf.image), ("CRF iterations", str(cfg.crf.iter_max))] if crf else []
-    label_facts = [(key.replace("_", " "), str(value)) for key, value in Labelling.of(cfg).about.items()]
+    label_facts = [(key.replace("_", " "), str(value)) for key, value in asked(cfg.test).items()]
     views = ", multi-scale" if cfg.test.flip and len(cfg.test.scales) > 1 else ""
     accuracies = [(key, scores[key]) for key in ("Pixel Accuracy", "Mean Accuracy") if scores[key] is not None]
     return StageCard(
@@ -183,7 +183,7 @@ def describe(cfg: DeepLabConfig, place: Dist, model_path: Path | None, *, crf: b
     """Return what predictions follow from: weights (path, size, time), views, settings of the refiner."""
     stat = model_path.stat() if model_path is not None else None
     weights = None if stat is None else {"Path": str(model_path), "Bytes": stat.st_size, "Modified": stat.st_mtime_ns}
-    labels = Labelling.of(cfg).about
+    labels = asked(cfg.test)
     return {
         "Weights": weights,
         "Model": cfg.model.name,

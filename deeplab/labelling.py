@@ -1,7 +1,7 @@
 """From logits to label maps: every class and every pixel as published, or those that a training set's own labels allow."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.deeplab_schema import DeepLabConfig
+from configs.deeplab_schema import DeepLabConfig, TestConfig
 from utils.data.classes import BACKGROUND, IGNORE, label_count, label_value
 from utils.data.images import read_label_map
 from utils.data.items import Item
@@ -37,6 +37,13 @@ def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
 
+def asked(test: TestConfig) -> dict[str, Any]:
+    """Return what section `test` asks for that published testing does not do, by its keys: for score files and cards."""
+    found = {"class_filter": test.class_filter, "ignore_below": test.ignore_below, "fill_from": test.fill_from}
+    disputed = {"disputed": test.disputed} if test.fill_from and test.disputed == "ignore" else {}
+    return {key: value for key, value in found.items() if value} | disputed
+
+
 @dataclass(frozen=True)
 class Labelling:
     """How scores become labels. Published: the highest of all classes wins everywhere, which is what no arguments give.
@@ -54,7 +61,6 @@ class Labelling:
     ignore_below: float = 0.0
     fill_from: Path | None = None
     ignores_disputed: bool = False
-    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cfg: DeepLabConfig) -> "Labelling":
@@ -68,12 +74,18 @@ class Labelling:
         if earlier is not None and not earlier.is_dir():
             raise UserError(f"test.fill_from is {earlier}, which is not a folder; name the label maps of the round before")
         classes = read_label_list(test.class_filter, num_classes) if test.class_filter else None
-        asked = {"class_filter": test.class_filter, "ignore_below": test.ignore_below, "fill_from": test.fill_from}
-        about = {key: value for key, value in asked.items() if value}
-        ignores = test.fill_from != "" and test.disputed == "ignore"
-        if ignores:
-            about["disputed"] = test.disputed
-        return cls(num_classes, classes, test.ignore_below, earlier, ignores, about)
+        return cls(num_classes, classes, test.ignore_below, earlier, "disputed" in asked(test))
+
+    def of_image(self, image_id: str) -> "Labelling":
+        """Return what counts for one image, to travel to another process without the classes of all others.
+
+        Raises:
+            UserError: as `values`.
+        """
+        if self.classes is None:
+            return self
+        self.values(image_id)
+        return replace(self, classes={image_id: self.classes[image_id]})
 
     def values(self, image_id: str) -> list[int]:
         """Return the label values that can win in an image, ascending, background first.

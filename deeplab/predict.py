@@ -35,12 +35,20 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
         UserError: for wrong input, naming the file, or weights that do not fit.
     """
     path = require_weights(model_path or models_dir(cfg) / FINAL)
-    with setup(cfg) as place:
-        return evaluate(cfg, place, path, crf=False, work=partial(_predict, cfg, path, place))
-
-
-def _predict(cfg: DeepLabConfig, path: Path, place: Dist, items: list[Item], folder: Path | None, confusion: Confusion) -> None:
     labelling = Labelling.of(cfg)
+    with setup(cfg) as place:
+        return evaluate(cfg, place, path, crf=False, work=partial(_predict, cfg, labelling, path, place))
+
+
+def _predict(
+    cfg: DeepLabConfig,
+    labelling: Labelling,
+    path: Path,
+    place: Dist,
+    items: list[Item],
+    folder: Path | None,
+    confusion: Confusion,
+) -> None:
     network = load_network(cfg, path, place)
     saved = logits_to_save(cfg)
     inferred = progress(infer(cfg, network, items, place), len(items), "test", show=place.is_main)

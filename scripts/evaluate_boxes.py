@@ -55,12 +55,14 @@ SHARES = {"cls_top1": "top1", "cls_top5": "top5", "loc_top1": "top1_box", "loc_t
 
 @dataclass(frozen=True)
 class Source:
-    """Where everything is; `boxes` are those of the list, empty without one."""
+    """Where everything is."""
 
     data: DataFolder
     settings: BoxConfig
     names: Sequence[str]
-    boxes: dict[str, list[tuple[float, ...]]]
+
+
+Listed = dict[str, list[tuple[float, ...]]]  # id -> boxes of the list; empty without one
 
 
 @dataclass
@@ -95,11 +97,13 @@ def run(cfg: Config) -> dict[str, Any]:
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     data = DataFolder.of(cfg.data, cfg.data.eval_list)
     listed = read_boxes(cfg.boxes.file) if cfg.boxes.file else {}
-    source, tasks = Source(data, cfg.boxes, names, listed), read_labelled_ids(cfg, Path(cfg.boxes.cam_dir))
-    _check(source, tasks)
+    source, tasks = Source(data, cfg.boxes, names), read_labelled_ids(cfg, Path(cfg.boxes.cam_dir))
+    _check(source, tasks, listed)
     total = Counts()
     what = f"boxes ({CHUNK} images each)"
-    for counts in map_progress(partial(score_chunk, source), chunked(tasks, CHUNK), workers=cfg.boxes.workers, what=what):
+    # A worker gets the boxes of its own images only.
+    chunks = [(chunk, {name: listed[name] for name, _ in chunk if listed}) for chunk in chunked(tasks, CHUNK)]
+    for counts in map_progress(partial(score_chunk, source), chunks, workers=cfg.boxes.workers, what=what):
         total.add(counts)
     if not total.judged:
         raise UserError(f"no object of {cfg.data.eval_list} has a box; check data.label_dir, boxes.file and boxes.least_area")
@@ -113,13 +117,13 @@ def run(cfg: Config) -> dict[str, Any]:
     return result
 
 
-def score_chunk(source: Source, tasks: Sequence[LabelledId]) -> Counts:
+def score_chunk(source: Source, chunk: tuple[Sequence[LabelledId], Listed]) -> Counts:
     """Score a few images in this process."""
-    counts = Counts()
+    (tasks, listed), counts = chunk, Counts()
     for image_id, classes in tasks:
         picture = image_size(source.data.image(image_id))
         size = tuple(source.settings.size[::-1]) or picture
-        truth = _true_boxes(source, image_id, classes, picture, (size[0], size[1]))
+        truth = _true_boxes(source, listed, image_id, classes, picture, (size[0], size[1]))
         maps, scores = read_native(Path(source.settings.cam_dir), image_id, classes)
         ranked = [] if scores is None or len(classes) > 1 else np.argsort(-scores, kind="stable")[:RANKED].tolist()
         if missing := [k for k in ranked if k not in maps]:
@@ -141,11 +145,11 @@ def score_chunk(source: Source, tasks: Sequence[LabelledId]) -> Counts:
     return counts
 
 
-def _check(source: Source, tasks: Sequence[LabelledId]) -> None:
+def _check(source: Source, tasks: Sequence[LabelledId], listed: Listed) -> None:
     """Check what would fail or mislead late: boxes of all images, one class where a list of boxes names none."""
     settings = source.settings
     if settings.file:
-        if missing := [image_id for image_id, _ in tasks if image_id not in source.boxes]:
+        if missing := [image_id for image_id, _ in tasks if image_id not in listed]:
             raise UserError(f"{settings.file} has no boxes of {len(missing)} images of data.eval_list, the first: {missing[0]}")
         if several := [image_id for image_id, classes in tasks if len(classes) > 1]:
             raise UserError(
@@ -157,7 +161,7 @@ def _check(source: Source, tasks: Sequence[LabelledId]) -> None:
 
 
 def _true_boxes(
-    source: Source, image_id: str, classes: Sequence[int], picture: tuple[int, int], size: tuple[int, int]
+    source: Source, listed: Listed, image_id: str, classes: Sequence[int], picture: tuple[int, int], size: tuple[int, int]
 ) -> dict[int, Boxes]:
     """Return class -> (M, 4) boxes on the evaluated grid `size` (W, H) of a picture of `picture` (W, H) pixels.
 
@@ -165,7 +169,7 @@ def _true_boxes(
         UserError: for a box of the list that does not lie in the picture.
     """
     if source.settings.file:
-        found = source.boxes[image_id]
+        found = listed[image_id]
         if outside := [box for box in found if not _inside(box, picture)]:
             raise UserError(
                 f"{source.settings.file}: the box {' '.join(f'{value:g}' for value in outside[0])} (x, y, width, height) of "
