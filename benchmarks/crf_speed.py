@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate, one_hot
 
 from benchmarks import plain_crf
-from benchmarks.measure import Row, machine_line, table, time_both
+from benchmarks.measure import Row, asked_device, machine_line, table, time_both
 from models.refiners.dense_crf import dense_crf, dense_crf_batch, resolve_backend
 from utils.data.images import read_image
 from utils.errors import UserError
@@ -135,9 +135,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if min(arguments.repeat, arguments.threads, arguments.batch) < 1:
         parser.error("--repeat, --threads and --batch must be at least 1")
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device and none is visible")
+    device = asked_device(parser, arguments.device)
     try:
         resolve_backend("pydensecrf")
         classes = [int(part) for part in arguments.classes.split(",")]

@@ -1,5 +1,6 @@
 """Timing two versions of the same work by turns, and printing what came out."""
 
+import argparse
 import platform
 import statistics
 import time
@@ -123,6 +124,14 @@ def _kilobytes(name: str) -> int:
     # Not from getrusage: there a new process starts with its parent's peak.
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def asked_device(parser: argparse.ArgumentParser, name: str) -> torch.device:
+    """Return the device `--device` names; a GPU that is not there ends the program with a sentence."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device and none is visible")
+    return device
 
 
 def machine_line(device: torch.device) -> str:

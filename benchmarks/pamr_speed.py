@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from benchmarks.measure import Row, machine_line, peak_memory, table, time_both
+from benchmarks.measure import Row, asked_device, machine_line, peak_memory, table, time_both
 from models.refiners.pamr import PAMR, PamrConfig
 
 # A VOC picture with two classes and the background, with all classes; WS-FCN's masks of a batch of training pictures.
@@ -101,9 +101,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if min(arguments.repeat, arguments.threads) < 1:
         parser.error("--repeat and --threads must be at least 1")
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device and none is visible")
+    device = asked_device(parser, arguments.device)
     try:
         cases = [Case(*(int(part) for part in case.split("x"))) for case in arguments.case or CASES]
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import Row, Timing, format_seconds, machine_line, peak_memory, table, wait
+from benchmarks.measure import Row, Timing, asked_device, format_seconds, machine_line, peak_memory, table, wait
 from benchmarks.plain_walk import dense_walk
 from models.layers.pixel_pairs import CELL
 from models.refiners.random_walk import random_walk
@@ -96,9 +96,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if min(arguments.repeat, arguments.threads) < 1 or not 1 <= arguments.squarings <= SQUARINGS:
         parser.error("--repeat and --threads must be at least 1, --squarings 1 to 8")
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device and none is visible")
+    device = asked_device(parser, arguments.device)
     try:
         cases = [Case(*(int(part) for part in case.split("x"))) for case in arguments.case or CASES]
     except (TypeError, ValueError):

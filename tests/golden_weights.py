@@ -2,9 +2,15 @@
 
 import zlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
+
+from configs.schema import Config
+from models.crt import Crt
+
+Branches = TypeVar("Branches", bound=Crt)
 
 
 def values(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -29,3 +35,15 @@ def filled(state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, tor
         key: torch.from_numpy(values(prefix + key, tuple(entry.shape))) if entry.is_floating_point() else entry
         for key, entry in state.items()
     }
+
+
+def filled_branches(kind: type[Branches], cfg: Config) -> Branches:
+    """Return CRT or its form for localisation with the recipe's weights; of names for the same tensor the first counts."""
+    with torch.device("meta"):
+        made = kind(cfg)
+    made = made.to_empty(device="cpu")
+    for network in (made.transformer, made.cnn):
+        state = network.to_published(network.state_dict())
+        plain = {k: v for k, v in state.items() if not k.startswith(("stage", "backbone.", "newly_added."))}
+        network.load_state_dict(network.from_published(filled(plain)))
+    return made

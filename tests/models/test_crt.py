@@ -15,7 +15,7 @@ from configs.schema import Config
 from models.crt import CnnBranch, Crt, CrtSettings, Refinement, TransformerBranch, mutual_l1
 from models.method import Batch
 from scripts.build import build_method, load_config
-from tests.golden_weights import filled
+from tests.golden_weights import filled_branches
 from tests.tiny_data import tiny_config
 from utils.cams.merge import add_mirrored, with_mirrored
 from utils.errors import UserError
@@ -30,14 +30,7 @@ STEP = np.load(GOLDEN / "cam_train_step.npz")
 @pytest.fixture(scope="module")
 def method() -> Crt:
     """Both networks with the recipe's weights; of names for the same tensor the first counts."""
-    with torch.device("meta"):
-        made = Crt(CFG)
-    made = made.to_empty(device="cpu")
-    for network in (made.transformer, made.cnn):
-        state = network.to_published(network.state_dict())
-        plain = {k: v for k, v in state.items() if not k.startswith(("stage", "backbone.", "newly_added."))}
-        network.load_state_dict(network.from_published(filled(plain)))
-    return made
+    return filled_branches(Crt, CFG)
 
 
 @pytest.mark.parametrize(("branch", "name", "keys"), [("transformer", "deits", 152), ("cnn", "resnet152", 2792)])

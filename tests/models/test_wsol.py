@@ -17,7 +17,7 @@ from models.tscam import WsolSettings
 from scripts import evaluate_boxes, make_cams
 from scripts import train as training
 from scripts.build import load_config
-from tests.golden_weights import filled
+from tests.golden_weights import filled_branches
 from tests.tiny_data import CLASSES, tiny_config, write_tiny_voc
 from utils.data.lists import read_label_list
 from utils.training.optim import Schedule, SideBySide, build_optimizer, set_learning_rate
@@ -29,14 +29,7 @@ PUBLISHED = ["data.class_names=[" + ",".join(f"bird{k}" for k in range(200)) + "
 @pytest.fixture(scope="module")
 def method() -> CrtWsol:
     """Both networks with the recipe's weights; of names for the same tensor the first counts."""
-    with torch.device("meta"):
-        made = CrtWsol(load_config("configs/wsol_cub.yaml", PUBLISHED))
-    made = made.to_empty(device="cpu")
-    for network in (made.transformer, made.cnn):
-        state = network.to_published(network.state_dict())
-        plain = {k: v for k, v in state.items() if not k.startswith(("stage", "backbone.", "newly_added."))}
-        network.load_state_dict(network.from_published(filled(plain)))
-    return made
+    return filled_branches(CrtWsol, load_config("configs/wsol_cub.yaml", PUBLISHED))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("transformer", "deits_tscam"), ("cnn", "resnet50_cam")])
