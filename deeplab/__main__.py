@@ -24,11 +24,7 @@ from utils.errors import UserError, run_program
 
 
 def main(argv: list[str]) -> None:
-    """Run the command `argv` names.
-
-    Raises:
-        UserError: for an unknown command, and the command's own.
-    """
+    """Run the command `argv` names. Raises UserError for an unknown command, and the command's own."""
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help"):
         print(__doc__)

@@ -40,11 +40,7 @@ class CaffeLayer:
 
 
 def read_caffemodel(path: Path) -> list[CaffeLayer]:
-    """Return the layers of a .caffemodel file, in its order.
-
-    Raises:
-        UserError: when it cannot be read or holds no layers.
-    """
+    """Return the layers of a .caffemodel file, in its order. Raises UserError when it cannot be read or holds no layers."""
     try:
         content = memoryview(only_file(path).read_bytes())
         layers = [

@@ -239,10 +239,6 @@ def read_labels(item: Item, num_classes: int, size: tuple[int, int]) -> NDArray[
 
 
 def check_items(items: Sequence[Item]) -> None:
-    """Check that all files are there, with one listing per folder.
-
-    Raises:
-        UserError: naming the first missing ones.
-    """
+    """Check that all files are there, with one listing per folder. Raises UserError naming the first missing ones."""
     check_files([item.image for item in items], "image", "dataset.image_dir")
     check_files([item.labels for item in items if item.labels], "label map", "dataset.label_dir")

@@ -160,11 +160,7 @@ def has_window() -> bool:
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """Return the picture itself, or all pictures of a folder by name.
-
-    Raises:
-        UserError: when there is none.
-    """
+    """Return the picture itself, or all pictures of a folder by name. Raises UserError when there is none."""
     if not path.is_dir():
         return [path]
     found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)

@@ -217,11 +217,7 @@ def write_archive(path: Path, folder: Path, items: Sequence[Item]) -> None:
 
 
 def require_weights(path: Path) -> Path:
-    """Return `path` if it is a file.
-
-    Raises:
-        UserError: when it is not.
-    """
+    """Return `path` if it is a file. Raises UserError when it is not."""
     if not path.is_file():
         raise UserError(f"--model-path {path} is not a file; give a checkpoint, e.g. .../checkpoint_final.pth")
     return path

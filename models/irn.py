@@ -224,11 +224,7 @@ class Irn(Method):
 
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> nn.Module:
-        """Refuse: there are no CAMs.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse, by a ValueError: there are no CAMs."""
         raise ValueError(
             "method=irn makes boundaries, not CAMs: run scripts.make_boundaries, and scripts.make_cams of the method"
         )
@@ -247,11 +243,7 @@ class Irn(Method):
         ]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Return the loss of the views' pairs.
-
-        Raises:
-            ValueError: for samples without seeds.
-        """
+        """Return the loss of the views' pairs. Raises ValueError for samples without seeds."""
         if "seeds" not in batch:
             raise ValueError("method=irn learns from label maps; make them with scripts.make_seeds and set irn.seed_dir")
         logits, displacement = self.network(batch["images"])

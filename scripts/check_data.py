@@ -29,11 +29,7 @@ CHUNK = 32
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and check.
-
-    Raises:
-        UserError: when training would fail.
-    """
+    """Parse the command line and check. Raises UserError when training would fail."""
     result = run(parse_args(argv, __doc__ or ""))
     if not result["training_can_start"]:
         kinds = ", ".join(f"{kind['kind']} ({kind['stopping']})" for kind in result["findings"] if kind["stopping"])

@@ -44,11 +44,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Evaluate as configured; returns what `eval.out` holds.
-
-    Raises:
-        UserError: for wrong input, naming the file.
-    """
+    """Evaluate as configured; returns what `eval.out` holds. Raises UserError for wrong input, naming the file."""
     started = time.monotonic()
     cam_dir = Path(cfg.eval.cam_dir)
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))

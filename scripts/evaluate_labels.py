@@ -48,11 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Score as configured; returns what `score.out` holds.
-
-    Raises:
-        UserError: for wrong input, naming the file.
-    """
+    """Score as configured; returns what `score.out` holds. Raises UserError for wrong input, naming the file."""
     started = time.monotonic()
     names = label_names(resolve_class_names(cfg.data.class_names, cfg.data.num_classes))
     ids = read_id_list(cfg.data.eval_list)

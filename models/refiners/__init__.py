@@ -113,11 +113,7 @@ class Chain:
 
 
 def find_refiner(name: str) -> type[Any]:
-    """Return the class of a refiner.
-
-    Raises:
-        ValueError: for a name that is not in the table.
-    """
+    """Return the class of a refiner. Raises ValueError for a name that is not in the table."""
     if name not in REFINERS:
         raise ValueError(f"there is no refiner '{name}', expected one or more of {', '.join(REFINERS)}, or none")
     module, _, kind = REFINERS[name].partition(":")

@@ -29,11 +29,7 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class CrfParameters:
-    """Constants of the model, named as in `dense_crf`.
-
-    Raises:
-        ValueError: for one out of range.
-    """
+    """Constants of the model, named as in `dense_crf`. Raises ValueError for one out of range."""
 
     iterations: int = 10
     pos_w: float = 3.0
@@ -55,11 +51,7 @@ class CrfParameters:
 
 
 def check_arrays(probabilities: NDArray[np.float32] | Tensor, image: Picture) -> None:
-    """Check shapes and types of one image and its probabilities.
-
-    Raises:
-        ValueError: saying what was found and expected.
-    """
+    """Check shapes and types of one image and its probabilities. Raises ValueError saying what was found and expected."""
     shape = tuple(probabilities.shape)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"probabilities have shape {shape}, expected (classes, H, W)")

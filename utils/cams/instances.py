@@ -99,11 +99,7 @@ def write_instances(path: Path, found: Instances) -> None:
 
 
 def read_instances(path: Path) -> Instances:
-    """Return what `write_instances` wrote.
-
-    Raises:
-        UserError: for a file that cannot be read.
-    """
+    """Return what `write_instances` wrote. Raises UserError for a file that cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return Instances(file["score"], file["mask"], file["class"])

@@ -178,11 +178,7 @@ def chunked(tasks: Sequence[LabelledId], size: int) -> list[tuple[LabelledId, ..
 
 
 def file_names(folder: Path) -> set[str]:
-    """Return the names of a folder's files.
-
-    Raises:
-        UserError: when it cannot be read.
-    """
+    """Return the names of a folder's files. Raises UserError when it cannot be read."""
     try:
         return {entry.name for entry in os.scandir(folder)}
     except OSError as error:

@@ -88,11 +88,7 @@ class DataFolder:
         return file_of(listed or self.label_dir, image_id, ".png")
 
     def check_images(self, ids: Iterable[str]) -> None:
-        """Check that every image is there.
-
-        Raises:
-            UserError: naming the first missing ones and how many there are.
-        """
+        """Check that every image is there. Raises UserError naming the first missing ones and how many there are."""
         check_files([self.image(i) for i in ids], "image", "data.image_dir")
 
     def check_saliency(self, ids: Iterable[str]) -> None:
@@ -100,11 +96,7 @@ class DataFolder:
         check_files([self.saliency(i) for i in ids], "saliency map", "data.saliency_dir")
 
     def refuse_output(self, folder: Path, key: str) -> None:
-        """Refuse to write into a folder of inputs, whose files would be lost.
-
-        Raises:
-            UserError: naming the keys.
-        """
+        """Refuse to write into a folder of inputs, whose files would be lost. Raises UserError naming the keys."""
         listed = set(self.listed.values())
         inputs: list[tuple[str, Path | None]] = [
             ("data.image_dir", where) for where in (*self.image_dirs, *(image for image, _ in listed))

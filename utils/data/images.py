@@ -54,11 +54,7 @@ def read_saliency(path: Path, size: Size | None) -> Image.Image:
 
 
 def read_cutout(path: Path) -> Image.Image:
-    """Return a picture with alpha as PIL RGBA.
-
-    Raises:
-        UserError: when the file is missing, damaged or has no alpha.
-    """
+    """Return a picture with alpha as PIL RGBA. Raises UserError when the file is missing, damaged or has no alpha."""
     image = _load(path)
     if image.mode != "RGBA":
         raise UserError(f"cut-out {path} has mode {image.mode}, expected an RGBA PNG; make the foreground bank anew")
@@ -108,11 +104,7 @@ def read_label_map(
 
 
 def image_size(path: Path) -> Size:
-    """Return (W, H) from the file's header, without decoding it.
-
-    Raises:
-        UserError: when the file is missing or no image.
-    """
+    """Return (W, H) from the file's header, without decoding it. Raises UserError when the file is missing or no image."""
     try:
         with Image.open(only_file(path)) as image:
             return image.size

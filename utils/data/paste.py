@@ -200,11 +200,7 @@ class ForegroundBank:
             )
 
     def load(self, entry: BankEntry) -> Cutout:
-        """Return an object of the index.
-
-        Raises:
-            UserError: naming a missing or damaged file.
-        """
+        """Return an object of the index. Raises UserError naming a missing or damaged file."""
         cutout = np.asarray(read_cutout(self.folder / entry.file))
         height, width = cutout.shape[:2]
         saliency = np.asarray(read_saliency(self.folder / entry.saliency_file, (width, height)))

@@ -173,11 +173,7 @@ _UPRIGHT = (None, 1)
 
 
 def picture_ids(names: Iterable[str]) -> dict[str, str]:
-    """Return path -> id: folders and odd characters become '_'.
-
-    Raises:
-        UserError: when two pictures would get the same id.
-    """
+    """Return path -> id: folders and odd characters become '_'. Raises UserError when two pictures would get the same id."""
     ids: dict[str, str] = {}
     owner: dict[str, str] = {}
     for name in names:

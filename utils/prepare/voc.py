@@ -49,11 +49,7 @@ def open_source(path: Path, unpack_to: Path, wanted: Wanted) -> Path:
 
 
 def find_folder(start: Path, candidates: Sequence[str], needs: Sequence[str], what: str) -> Path:
-    """Return the first of `start / candidate` that has all entries of `needs`.
-
-    Raises:
-        UserError: when none has.
-    """
+    """Return the first of `start / candidate` that has all entries of `needs`. Raises UserError when none has."""
     for candidate in candidates:
         folder = start / candidate
         if all((folder / name).exists() for name in needs):

@@ -170,11 +170,7 @@ class BoundedPool:
         self._pending: list[Future[Any]] = []
 
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        """Queue `function(*args)`; waits while too many are queued.
-
-        Raises:
-            Exception: whatever an earlier call raised.
-        """
+        """Queue `function(*args)`; waits while too many are queued. Raises whatever an earlier call raised."""
         self._raise_failures()
         self._room.acquire()
         future = self._pool.submit(function, *args)
