@@ -46,11 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(path: Path) -> dict[str, Tensor]:
-    """Return the renamed weights of a file.
-
-    Raises:
-        UserError: for an unreadable file, an unknown layer, or settings other than the network's.
-    """
+    """Return a file's weights, renamed. Raises UserError for an unknown layer or settings other than the network's."""
     if path.suffix == ".caffemodel":
         state = from_caffe(read_caffemodel(path))
         check_finite(state, path)

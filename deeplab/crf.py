@@ -42,11 +42,7 @@ Task = tuple[Item, "Path | NDArray[np.float32]", Labelling]
 
 
 def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
-    """Refine and score as configured; returns what scores_crf.json holds.
-
-    Raises:
-        UserError: for wrong input, naming the file, or when there are neither logits nor weights.
-    """
+    """Refine and score; returns what scores_crf.json holds. Raises UserError when there are neither logits nor weights."""
     labelling = Labelling.of(cfg)
     with setup(cfg) as place:
         refiner = build_configured(cfg, place)

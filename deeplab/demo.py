@@ -101,11 +101,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(demo: Demo, pictures: list[Path], out: Path) -> list[Path]:
-    """Write overlays and label maps of picture files; return the overlays' paths.
-
-    Raises:
-        UserError: for an unreadable picture.
-    """
+    """Write overlays and label maps of picture files; return the overlays' paths. Raises UserError for an unreadable one."""
     written = []
     for path in progress(pictures, len(pictures), "pictures"):
         overlay, labels = demo.overlay(np.asarray(read_image(path)))
@@ -116,11 +112,7 @@ def run(demo: Demo, pictures: list[Path], out: Path) -> list[Path]:
 
 
 def run_camera(demo: Demo, camera: str, out: Path, frames: int) -> None:
-    """Label a camera's pictures: in a window, or `frames` of them as PNG files where there is none.
-
-    Raises:
-        UserError: when the camera gives no picture.
-    """
+    """Label a camera's pictures, in a window or `frames` PNG files. Raises UserError when the camera gives none."""
     shown = has_window()
     count = 0
     for number, picture in enumerate(camera_pictures(camera)):

@@ -28,11 +28,7 @@ def load_network(cfg: DeepLabConfig, path: Path, place: Dist) -> MultiScale:
 
 
 def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place: Dist) -> Iterator[tuple[Item, Tensor]]:
-    """Yield each item with its logits (classes, h, w) float32 on this process's device, h x w a stride-8 grid.
-
-    Raises:
-        UserError: for an unreadable image.
-    """
+    """Yield items with logits (classes, h, w) float32 on this device, a stride-8 grid. Raises UserError for a bad image."""
     loader = whole_images(
         items,
         cfg.image,

@@ -77,22 +77,14 @@ class Labelling:
         return cls(num_classes, classes, test.ignore_below, earlier, "disputed" in asked(test))
 
     def of_image(self, image_id: str) -> "Labelling":
-        """Return what counts for one image, to travel to another process without the classes of all others.
-
-        Raises:
-            UserError: as `values`.
-        """
+        """Return what counts for one image, to travel to another process without the classes of all others."""
         if self.classes is None:
             return self
         self.values(image_id)
         return replace(self, classes={image_id: self.classes[image_id]})
 
     def values(self, image_id: str) -> list[int]:
-        """Return the label values that can win in an image, ascending, background first.
-
-        Raises:
-            UserError: for an image that the list of image-level labels does not have.
-        """
+        """Return the label values that can win in an image, ascending. Raises UserError for an unlisted image."""
         if self.classes is None:
             return list(range(label_count(self.num_classes)))
         if image_id not in self.classes:
@@ -118,11 +110,7 @@ class Labelling:
         return labels
 
     def filled(self, item: Item, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a label map (H, W) with the earlier labels where it is 255.
-
-        Raises:
-            UserError: for an earlier label map that is missing, damaged or of another size.
-        """
+        """Return a label map (H, W) with the earlier labels where it is 255. Raises UserError where these do not fit."""
         if self.fill_from is None:
             return labels
         earlier = self.fill_from / f"{item.image_id}.png"

@@ -267,11 +267,7 @@ class Parts(NamedTuple):
 
 
 def build_deeplab(cfg: DeepLabConfig) -> MultiScale:
-    """Build the network `cfg.model.name` of the method `cfg.method` with random weights.
-
-    Raises:
-        UserError: for an unknown name, or a missing optional library.
-    """
+    """Build `cfg.model.name` of method `cfg.method` with random weights. Raises UserError for an unknown name."""
     parts, scales, freeze_bn = _parts(cfg), list(cfg.model.msc_scales), cfg.model.freeze_bn
     if cfg.model.checkpoint_activations:
         if not hasattr(parts.trunk, "checkpoint_activations"):

@@ -29,11 +29,7 @@ KEY = "logits"  # of the archive that `write_logits` makes
 
 
 def write_logits(folder: Path, image_id: str, logits: Tensor, kind: str) -> None:
-    """Write (classes, h, w) logits as <id>.npy (kind npy) or <id>.npz (kind fp16).
-
-    Raises:
-        UserError: when the file cannot be written.
-    """
+    """Write (classes, h, w) logits as <id>.npy (kind npy) or <id>.npz (fp16). Raises UserError when it cannot."""
     values = logits.float().cpu().numpy()
     path = folder / f"{image_id}.{'npy' if kind == 'npy' else 'npz'}"
     with atomic_path(path, sync=False) as temporary:
@@ -53,11 +49,7 @@ def find_logits(folder: Path, image_id: str) -> Path | None:
 
 
 def read_logits(path: Path, num_classes: int) -> Tensor:
-    """Return (num_classes + 1, h, w) float32 logits.
-
-    Raises:
-        UserError: for a damaged file, or logits of another number of classes.
-    """
+    """Return (num_classes + 1, h, w) float32 logits. Raises UserError for a damaged file, or another number of classes."""
     try:
         loaded = np.load(only_file(path), allow_pickle=False)
         values = loaded if isinstance(loaded, np.ndarray) else loaded[KEY]

@@ -29,11 +29,7 @@ from utils.runtime.processes import Dist, setup
 
 
 def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
-    """Test as configured; returns what scores.json holds (nothing on other processes than the first, or without labels).
-
-    Raises:
-        UserError: for wrong input, naming the file, or weights that do not fit.
-    """
+    """Test; returns what scores.json holds, nothing without labels or on later processes. Raises UserError for wrong input."""
     path = require_weights(model_path or models_dir(cfg) / FINAL)
     labelling = Labelling.of(cfg)
     with setup(cfg) as place:

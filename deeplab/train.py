@@ -52,11 +52,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: DeepLabConfig) -> int:
-    """Train as configured; return 0 when finished, or the exit code of the signal that stopped training.
-
-    Raises:
-        UserError: for wrong input, an output folder in use, or a loss that is not finite.
-    """
+    """Train; return 0 when finished, or the exit code of a signal. Raises UserError for wrong input or a loss that is NaN."""
     folder = models_dir(cfg)
     run_folders = [folder, logs_dir(cfg)]
     inputs = [cfg.dataset.root, cfg.dataset.train_list, cfg.model.init_model]

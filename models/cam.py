@@ -31,11 +31,7 @@ class PlainCam(Method):
 
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> CamNetwork:
-        """Build the network.
-
-        Raises:
-            ValueError: for `cam.activation=softmax`, as nothing trains the background channel here, and `cam.merge=mean`.
-        """
+        """Build the network. Raises ValueError for `cam.activation=softmax`, which nothing trains, and `cam.merge=mean`."""
         refuse_masks(cfg)
         if cfg.cam.activation == "softmax":
             raise ValueError(

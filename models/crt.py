@@ -330,11 +330,7 @@ class Crt(Method):
 
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> nn.Module:
-        """Build a branch.
-
-        Raises:
-            ValueError: for `cam.activation=softmax` or `cam.merge=mean`, and a network it does not have.
-        """
+        """Build a branch. Raises ValueError for `cam.activation=softmax`, `cam.merge=mean`, and a network it does not have."""
         if cfg.cam.activation == "softmax" or cfg.cam.merge == "mean":
             raise ValueError(
                 "cam.activation=softmax and cam.merge=mean need a background score, which method=crt does not learn; set "

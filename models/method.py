@@ -248,11 +248,7 @@ def interleaved_groups(networks: Sequence[Mapping[str, list[nn.Parameter]]], hea
 
 
 def find_method(name: str) -> type[Method]:
-    """Return the method `models/<name>.py` holds.
-
-    Raises:
-        ValueError: when there is no such file, or no method of that name in it.
-    """
+    """Return the method `models/<name>.py` holds. Raises ValueError when there is no such file, or none of that name in it."""
     module = f"{PACKAGE}.{name}"
     if not name.isidentifier() or importlib.util.find_spec(module) is None:
         raise ValueError(f"method is '{name}', but there is no models/{name}.py; expected e.g. l2g or cam")

@@ -30,11 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(source: Path, target: Path, network: str = "global") -> int:
-    """Convert one file and return the number of entries written.
-
-    Raises:
-        UserError: for an unreadable source or an unknown target format.
-    """
+    """Convert one file; return the number of entries written. Raises UserError for what it cannot read or write."""
     if target.suffix not in FORMATS:
         raise UserError(f"{target} ends in '{target.suffix}'; expected one of {', '.join(FORMATS)}")
     state = read_weights(source, network)

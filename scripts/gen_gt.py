@@ -42,11 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Write pseudo labels as configured; returns what `<out_dir>/pseudo_labels.json` holds.
-
-    Raises:
-        UserError: for wrong input, naming the file, or an output folder another process is using.
-    """
+    """Write pseudo labels; returns what `<out_dir>/pseudo_labels.json` holds. Raises UserError for wrong input."""
     started = time.monotonic()
     out_dir, cam_dir = Path(cfg.pseudo.out_dir), Path(cfg.pseudo.cam_dir)
     data = DataFolder.of(cfg.data, cfg.data.eval_list)

@@ -46,11 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> int:
-    """Write boundaries as configured; returns how many pictures this process did.
-
-    Raises:
-        UserError: for wrong input, naming the file, weights that do not fit, or a folder that holds others' boundaries.
-    """
+    """Write boundaries; returns how many pictures this process did. Raises UserError for wrong input or a folder of others."""
     folder, started = Path(cfg.boundaries.dir), time.monotonic()
     ids = read_id_list(cfg.boundaries.image_list)
     with contextlib.ExitStack() as stack:

@@ -45,11 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> dict[str, Any]:
-    """Write CAMs as configured; returns what infer.json holds (counts over all processes).
-
-    Raises:
-        UserError: for wrong input, naming the file, weights that do not fit, or an output folder in use.
-    """
+    """Write CAMs; returns what infer.json holds (counts over all processes). Raises UserError for wrong input."""
     _check(cfg)
     images = read_labels(cfg.data, cfg.data.infer_list, labels_required=cfg.cam.labels == "list")
     with contextlib.ExitStack() as stack:

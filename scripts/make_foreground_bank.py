@@ -37,11 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> list[BankEntry]:
-    """Make the bank as configured; return its objects.
-
-    Raises:
-        UserError: for wrong input, naming the file, a folder in use, or when no object passes (nothing is changed then).
-    """
+    """Make the bank as configured; return its objects. Raises UserError when none passes; nothing is changed then."""
     folder = Path(cfg.bank.dir)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)
     data = DataFolder.of(cfg.data, cfg.data.eval_list, saliency=cfg.settings.saliency == "map")

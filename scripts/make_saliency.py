@@ -35,11 +35,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> int:
-    """Make maps as configured; returns how many were made.
-
-    Raises:
-        UserError: for a missing model, library or picture, or a folder that leads to another data set.
-    """
+    """Make maps as configured; returns how many. Raises UserError for a missing model, library or picture."""
     settings = cfg.saliency
     if len(settings.mean) != 3 or len(settings.std) != 3:
         raise UserError("saliency.mean and saliency.std need three numbers each (RGB)")

@@ -51,11 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> LabelCounts:
-    """Write seeds as configured; returns what was counted, images finished before included.
-
-    Raises:
-        UserError: for wrong input, naming the file, or a folder that holds other labels.
-    """
+    """Write seeds; returns counts, of finished images too. Raises UserError for wrong input, or a folder of other labels."""
     started, rule = time.monotonic(), cfg.seeds
     cam_dir, out_dir = Path(rule.cam_dir), Path(rule.out_dir)
     data = DataFolder.of(cfg.data, cfg.data.train_list, saliency=False)

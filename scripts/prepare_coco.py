@@ -93,11 +93,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(settings: CocoSettings) -> list[str]:
-    """Prepare the set; returns the lines of the report.
-
-    Raises:
-        UserError: for missing or damaged input, naming it, or an output folder in use.
-    """
+    """Prepare the set; returns the lines of the report. Raises UserError for input that is missing or damaged."""
     import_optional("pycocotools.mask", "pycocotools", "prepare_coco")
     out = settings.out
     report: list[str] = []

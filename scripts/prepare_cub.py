@@ -67,11 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(settings: CubSettings) -> list[str]:
-    """Prepare the set; returns the lines of the report.
-
-    Raises:
-        UserError: for missing or damaged input, naming it, or an output folder in use.
-    """
+    """Prepare the set; returns the lines of the report. Raises UserError for input that is missing or damaged."""
     out = settings.out
     with lock_folder(out):
         start = open_source(settings.cub, out / "unpacked", lambda parts: "images" in parts[:-1] or parts[-1].endswith(".txt"))
@@ -95,11 +91,7 @@ def run(settings: CubSettings) -> list[str]:
 
 
 def _hold_out(out: Path, birds: Sequence[Bird], every: int) -> str:
-    """Write fit_cls.txt and held_cls.txt; of each class the first of every so many training images is held out.
-
-    Raises:
-        UserError: for a number below 2, which would leave nothing to train on.
-    """
+    """Write fit_cls.txt and held_cls.txt; of each class the first of every so many (at least 2) training images is held out."""
     if every < 2:
         raise UserError(f"--hold-out is {every}, expected 2 or more: one of so many images is held out")
     seen: Counter[int] = Counter()

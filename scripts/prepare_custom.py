@@ -92,11 +92,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(settings: CustomSettings) -> list[str]:
-    """Prepare the set; returns the lines of the report.
-
-    Raises:
-        UserError: for wrong labels, damaged pictures or maps that do not fit, naming the file; or a foreign configuration.
-    """
+    """Prepare the set; returns the lines of the report. Raises UserError for labels, pictures or maps that do not fit."""
     if not 0 <= settings.val < 1:
         raise UserError(f"--val is {settings.val}, expected a share in [0, 1)")
     out, names = settings.out, list_images(settings.images)

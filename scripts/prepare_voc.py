@@ -89,11 +89,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(settings: VocSettings) -> list[str]:
-    """Prepare the set; returns the lines of the report.
-
-    Raises:
-        UserError: for missing or damaged input, naming it, or an output folder in use.
-    """
+    """Prepare the set; returns the lines of the report. Raises UserError for input that is missing or damaged."""
     out = settings.out
     with lock_folder(out):
         source = open_voc(settings.voc, settings.sbd, out / "unpacked")

@@ -52,11 +52,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> int:
-    """Refine as configured; returns how many images were done.
-
-    Raises:
-        UserError: for wrong input, naming the file, an unknown refiner, or a folder that holds other maps.
-    """
+    """Refine as configured; returns how many images were done. Raises UserError for wrong input, or a folder of other maps."""
     started, refine = time.monotonic(), cfg.refine
     cam_dir, out_dir = Path(refine.cam_dir), Path(refine.out_dir)
     if cam_dir.resolve() == out_dir.resolve():

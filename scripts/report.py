@@ -57,11 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(runs: "list[Run]", out: Path | None, limits: GalleryLimits) -> list[Path]:
-    """Write the report of the first run and, with several, their comparison; return the pages' paths.
-
-    Raises:
-        UserError: for wrong input, naming the file.
-    """
+    """Write the first run's report and, of several, their comparison; return the pages. Raises UserError for wrong input."""
     # Here, not above: worker processes import this module too, and draw no figures.
     from utils.report.pages import PAGE, comparison_name, write_comparison, write_report
     from utils.training.journal import log_hparams

@@ -54,11 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> int:
-    """Train as configured; return 0 when finished, or the exit code of the signal that stopped training.
-
-    Raises:
-        UserError: for wrong input, an output folder in use, or a loss that is not finite.
-    """
+    """Train; return 0 when finished, or the exit code of a signal. Raises UserError for wrong input or a loss that is NaN."""
     run_dir, model_dir = Path(cfg.run_dir), Path(cfg.run_dir) / "model"
     weights = [cfg.train.init_from, cfg.model.pretrained, *find_method(cfg.method).pretrained(cfg).values()]
     inputs = [cfg.data.root, cfg.data.train_list, *weights, cfg.settings.paste.bank]

@@ -38,11 +38,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(cfg: Config) -> list[str]:
-    """Draw as configured; return the ids drawn.
-
-    Raises:
-        UserError: for wrong input, naming the file, or when there is nothing to draw.
-    """
+    """Draw as configured; return the ids drawn. Raises UserError for wrong input, or when there is nothing to draw."""
     view, out = cfg.view, Path(cfg.view.out_dir)
     _check(cfg)
     names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)

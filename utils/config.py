@@ -208,11 +208,7 @@ def _walk(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str, dict[st
 
 
 def read_flat(path: str | Path) -> dict[str, Any]:
-    """Return a YAML file's values by dotted key, in lower case, unchecked.
-
-    Raises:
-        UserError: for a file that cannot be read, or holds no keys and values.
-    """
+    """Return a YAML file's values by dotted key, in lower case, unchecked. Raises UserError where it holds none."""
     return flatten(_read_yaml(Path(path)).values)
 
 

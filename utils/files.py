@@ -88,11 +88,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def only_file(path: Path) -> Path:
-    """Return `path`, of a file: reading a pipe would wait for its writer, for ever if there is none.
-
-    Raises:
-        OSError: when it is missing, or no file.
-    """
+    """Return `path`, of a file; a pipe's writer would be waited for, for ever. Raises OSError when it is none."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a file but a folder, pipe or device", str(path))
     return path

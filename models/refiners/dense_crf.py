@@ -186,11 +186,7 @@ class DenseCrf:
 
     @classmethod
     def from_settings(cls, settings: CrfConfig, *, mean: Sequence[float] = PUBLISHED_MEAN, device: Device = None) -> "DenseCrf":
-        """Return the CRF section `crf` describes, checked; `mean` matters for `crf.image: published` alone.
-
-        Raises:
-            ValueError: for a value out of range, or a backend that is not installed.
-        """
+        """Return the CRF section `crf` describes; `mean` is for `crf.image: published`. Raises ValueError for bad values."""
         if not 0 <= settings.drop_below < 1:
             raise ValueError(f"crf.drop_below is {settings.drop_below}, expected in [0, 1)")
         if settings.image not in ("true", "published"):

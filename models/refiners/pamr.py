@@ -159,11 +159,7 @@ class PamrRefiner:
 
     @classmethod
     def from_settings(cls, settings: PamrConfig, *, mean: Sequence[float], device: str | None) -> "PamrRefiner":
-        """Return what section `pamr` describes; it sees the true picture, whatever the mean.
-
-        Raises:
-            ValueError: for a value out of range.
-        """
+        """Return what section `pamr` describes, whatever the mean. Raises ValueError for a value out of range."""
         PAMR(settings)
         return cls(settings, device)
 

@@ -48,11 +48,7 @@ def merge_scales(score_maps: Sequence[Tensor], size: tuple[int, int], mode: str 
 
 
 def pad_centred(images: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, int]]:
-    """Centre images (B, 3, h, w) in a canvas (H, W) of zeros, the mean colour; return it and the (row, column) they begin at.
-
-    Raises:
-        ValueError: for an image that is larger than the canvas.
-    """
+    """Centre images (B, 3, h, w) in a canvas (H, W) of zeros, the mean colour; return it and their (row, column)."""
     height, width = images.shape[2:]
     if height > size[0] or width > size[1]:
         raise ValueError(

@@ -90,11 +90,7 @@ class Refinement:
 
 
 def check_boundaries(folder: Path, ids: Iterable[str]) -> None:
-    """Check that the boundaries of all images are there, before any work is done.
-
-    Raises:
-        UserError: naming the first missing ones and how many there are.
-    """
+    """Check that the boundaries of all images are there. Raises UserError naming the first missing ones."""
     paths = [boundary_path(folder, image_id) for image_id in ids]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -117,11 +113,7 @@ def write_boundary(path: Path, boundary: Floats, displacement: Floats | None) ->
 
 
 def read_boundary(folder: Path, image_id: str, size: tuple[int, int]) -> dict[str, Floats]:
-    """Return `boundary` and, where there is one, `displacement` of an image of `size` (W, H).
-
-    Raises:
-        UserError: for a file that is missing, damaged or of another image.
-    """
+    """Return `boundary` and, if there, `displacement` of an image of `size` (W, H). Raises UserError for a damaged file."""
     path = boundary_path(folder, image_id)
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -156,11 +156,7 @@ def read_labelled_ids(cfg: Config, cam_dir: Path) -> list[LabelledId]:
 
 
 def classes_on_disk(folder: Path, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return id -> ascending classes (0-based) of the CAM files of either format in a folder, ids sorted.
-
-    Raises:
-        UserError: when the folder cannot be read.
-    """
+    """Return id -> ascending classes (0-based) of a folder's CAM files. Raises UserError when it cannot be read."""
     found: dict[str, list[int]] = {}
     for name in file_names(folder):
         if name.endswith(SUFFIXES):

@@ -128,11 +128,7 @@ def check_files(paths: Sequence[Path], what: str, key: str) -> None:
 
 
 def missing_files(paths: Sequence[Path], what: str, keys: str) -> list[Path]:
-    """Return the files that are not there, in their order; see `check_files`.
-
-    Raises:
-        UserError: for a folder that cannot be read, asking to check the `keys`.
-    """
+    """Return the files that are not there, in their order. Raises UserError as `check_files` does."""
     present = {folder: _names(folder, what, keys) for folder in dict.fromkeys(path.parent for path in paths)}
     return [path for path in paths if path.name not in present[path.parent]]
 

@@ -62,11 +62,7 @@ def read_cutout(path: Path) -> Image.Image:
 
 
 def read_cam(path: Path, size: Size | None = None) -> NDArray[np.uint8]:
-    """Return a class activation map (H, W) uint8, 255 = the maximum score 1.
-
-    Raises:
-        UserError: when the file is missing, damaged, not 8-bit grey or not of `size` (W, H).
-    """
+    """Return a CAM (H, W) uint8, 255 = score 1. Raises UserError for a file that is no grey PNG of `size` (W, H)."""
     return np.asarray(_load_grey(path, size, "CAM", damaged=_CAM_AGAIN, misfit=_CAM_AGAIN))
 
 

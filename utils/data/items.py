@@ -81,11 +81,7 @@ def evaluation_items(dataset: DatasetConfig, *, unlabelled: bool = False) -> lis
 
 
 def find_list(dataset: DatasetConfig, given: str, split: str) -> Path:
-    """Return the list file: the one given, or `<split>.txt` in the first of the usual places that has it.
-
-    Raises:
-        UserError: when there is none, naming the places.
-    """
+    """Return the list: the one given, or `<split>.txt` in the first of the usual places. Raises UserError naming these."""
     if given:
         return Path(given)
     for name in (split, ALIASES.get(split, split)):

@@ -74,11 +74,7 @@ def resize_scaled(image: Image.Image, scale: float) -> Image.Image:
 
 
 def image_batches(paths: Sequence[Path], batch_size: int) -> list[list[int]]:
-    """Return `batches_by_size` of image files; with a `batch_size` of 1 no file is opened.
-
-    Raises:
-        UserError: when an image is missing or unreadable.
-    """
+    """Return `batches_by_size` of image files; with a `batch_size` of 1 none is opened. Raises UserError for a bad one."""
     if batch_size == 1:
         return [[index] for index in range(len(paths))]
     return batches_by_size((image_size(path) for path in paths), batch_size)

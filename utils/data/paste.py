@@ -215,11 +215,7 @@ def write_index(folder: Path, entries: list[BankEntry], made_with: dict[str, Any
 
 
 def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
-    """Return the objects of a bank; with `missing_ok` none where there is no index yet.
-
-    Raises:
-        UserError: when the index is missing or damaged.
-    """
+    """Return the objects of a bank; with `missing_ok` none without an index. Raises UserError for a missing or damaged one."""
     path = folder / INDEX_NAME
     try:
         objects = parse_json(only_file(path).read_text(encoding="utf-8"))["objects"]

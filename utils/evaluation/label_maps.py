@@ -76,11 +76,7 @@ def find_pairs(data: DataFolder, ids: Sequence[str], settings: ScoreConfig) -> l
 
 
 def count_pairs(pairs: Sequence[Pair], num_classes: int, settings: ScoreConfig) -> MapCounts:
-    """Count label maps against ground truth on `score.workers` processes.
-
-    Raises:
-        UserError: naming a file that is damaged or holds other labels, or the pairs of different size, with their number.
-    """
+    """Count label maps against ground truth on `score.workers` processes. Raises UserError naming files that do not fit."""
     total = _nothing(num_classes)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
     work = partial(count_chunk, num_classes, settings.grid)

@@ -55,11 +55,7 @@ class CocoSplit:
 
 
 def read_instances(path: Path) -> CocoSplit:
-    """Read an instances file; the largest published one (82,783 images) takes well under 2 GB.
-
-    Raises:
-        UserError: when the file is missing, damaged, or refers to images or categories it does not have.
-    """
+    """Read an instances file; the largest published one takes well under 2 GB. Raises UserError for a damaged one."""
     try:
         content = parse_json(only_file(path).read_bytes(), object_hook=_compact)
     except OSError as error:

@@ -26,11 +26,7 @@ NamedLabels = dict[str, tuple[str, ...]]
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return the pictures below `folder` (hidden folders left out), as sorted paths relative to it.
-
-    Raises:
-        UserError: when there is none.
-    """
+    """Return the pictures below `folder`, hidden folders left out, as sorted relative paths. Raises UserError for none."""
     if not folder.is_dir():
         raise UserError(f"picture folder {folder} does not exist; give the folder of your pictures")
     found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
@@ -74,11 +70,7 @@ def read_named_labels(path: Path | None, images: Iterable[str]) -> NamedLabels:
 
 
 def resolve_classes(labels: Mapping[str, tuple[str, ...]], given: list[str] | None) -> list[str]:
-    """Return the class names in index order: the given ones, or all that occur, sorted.
-
-    Raises:
-        UserError: when a label is not among the given ones, or there is no class at all.
-    """
+    """Return the class names by index: the given ones, or all that occur, sorted. Raises UserError for a label beyond these."""
     used = sorted({name for classes in labels.values() for name in classes})
     if given is None:
         if not used:

@@ -48,11 +48,7 @@ def place_files(placements: Sequence[Placement], how: str, *, workers: int, what
 
 
 def check_sources(files: Sequence[Path], what: str) -> None:
-    """Check that all files of one folder are there, listing it once.
-
-    Raises:
-        UserError: naming the first that is missing, and how many are.
-    """
+    """Check that all files of one folder are there, listing it once. Raises UserError naming the first that is not."""
     folder = files[0].parent
     with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         present = {entry.name for entry in entries if not entry.is_symlink() or Path(entry).exists()}
@@ -62,11 +58,7 @@ def check_sources(files: Sequence[Path], what: str) -> None:
 
 
 def own_folder(folder: Path) -> Path:
-    """Return `folder` (created), made sure to be a real one: writing through a link would change another data set.
-
-    Raises:
-        UserError: when it is a link.
-    """
+    """Return `folder`, created. Raises UserError when it is a link: writing through it would change another data set."""
     if folder.is_symlink():
         raise UserError(f"{folder} is a link to {folder.resolve()}, which must not be written to; remove the link")
     folder.mkdir(parents=True, exist_ok=True)

@@ -176,11 +176,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def xml_classes(path: Path) -> tuple[int, ...]:
-    """Return the 0-based classes of all objects of a VOC XML annotation ('difficult' ones included), ascending.
-
-    Raises:
-        UserError: when the file is missing, damaged, or names an unknown class.
-    """
+    """Return the 0-based classes of a VOC XML annotation, 'difficult' ones too, ascending. Raises UserError for damage."""
     try:
         root = ElementTree.parse(only_file(path)).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:

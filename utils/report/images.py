@@ -69,11 +69,7 @@ class Pictures:
         return len(self.names) - 1
 
     def label_map(self, key: str, task: ImageTask) -> LabelMap:
-        """Return the (H, W) label map a stage made of an image.
-
-        Raises:
-            UserError: naming a file that is damaged or of the wrong size.
-        """
+        """Return the (H, W) label map a stage made of an image. Raises UserError naming a file that does not fit."""
         size, threshold = image_size(self.image_path(task.image_id)), self.stages[key].card.threshold
         if threshold is None:
             return read_label_map(self.map_files(key, task)[0], self.num_classes, size)
@@ -129,11 +125,7 @@ def find_images(pictures: Pictures) -> list[ImageTask]:
 
 
 def score_images(pictures: Pictures, tasks: Sequence[ImageTask], *, workers: int) -> list[ImageScores]:
-    """Compare every stage's label map of each image with the ground truth, on `workers` processes (0: one per core).
-
-    Raises:
-        UserError: naming a file that is damaged or of the wrong size.
-    """
+    """Score every stage's maps of each image, on `workers` processes (0: one per core). Raises UserError as `label_map`."""
     return list(map_progress(partial(score_image, pictures), tasks, workers=workers, what="score images"))
 
 

@@ -49,11 +49,7 @@ def write_page(template: str, path: Path, names: Sequence[str], context: Mapping
 
 
 def write_report(run: Run, page: Path, limits: GalleryLimits) -> None:
-    """Write `<page>` and, in folders beside it, the pictures it shows.
-
-    Raises:
-        UserError: naming a picture that is damaged or of the wrong size.
-    """
+    """Write `<page>` and, in folders beside it, its pictures. Raises UserError naming one that is damaged."""
     gallery = run_gallery(run, page, limits) if limits.shown else None
     classes = [name for name in run.names if any(stage.iou.get(name) is not None for stage in run.rated)]
     figures, confusions = _figures({"": run}, rates=True), _confusions(run)

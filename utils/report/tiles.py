@@ -76,11 +76,7 @@ class TileWriter:
     kinds: tuple[str, ...] = ()
 
     def tiles(self, task: ImageTask) -> list[Tile]:
-        """Write what is missing of one image's tiles and return all of them, in the order of the pipeline.
-
-        Raises:
-            UserError: naming a file that is damaged or of the wrong size.
-        """
+        """Write what is missing of one image's tiles; return all, in order. Raises UserError naming a bad file."""
         return [self._tile(task, plan) for plan in self._plans(task) if not self.kinds or plan.kind in self.kinds]
 
     def drawings(self, task: ImageTask) -> list[tuple[str, Picture]]:
@@ -152,11 +148,7 @@ class TileWriter:
 
 
 def write_tiles(writer: TileWriter, tasks: Sequence[ImageTask], *, workers: int) -> list[list[Tile]]:
-    """Write the tiles of many images, and remove those of earlier reports no longer shown.
-
-    Raises:
-        UserError: naming a file that is damaged or of the wrong size.
-    """
+    """Write the tiles of many images, and remove those no longer shown. Raises UserError as `TileWriter.tiles`."""
     (writer.page / writer.name).mkdir(parents=True, exist_ok=True)
     rows = list(map_progress(writer.tiles, tasks, workers=workers, what="thumbnails"))
     used = {tile.file.partition("/")[2] for row in rows for tile in row}

@@ -13,11 +13,7 @@ NOTE = "source.json"
 
 
 def read_source(folder: Path) -> dict[str, Any] | None:
-    """Return what the files of a folder follow from; None where no note says so.
-
-    Raises:
-        UserError: for a note that cannot be read.
-    """
+    """Return what the files of a folder follow from, None without a note. Raises UserError for one it cannot read."""
     path = folder / NOTE
     try:
         content = parse_json(only_file(path).read_text(encoding="utf-8"))

@@ -253,11 +253,7 @@ def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:
 
 
 def state_dict_of(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """Return `content` if it is a state dict of plain tensors: dense, of real numbers.
-
-    Raises:
-        UserError: when it is not, naming entries.
-    """
+    """Return `content` if it is a state dict of plain tensors: dense, of real numbers. Raises UserError naming what is not."""
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise UserError(f"{source} holds no state dict; expected names and tensors")
     if odd := [k for k, v in content.items() if v.layout != torch.strided or v.is_quantized or v.is_complex()]:
