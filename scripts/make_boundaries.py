@@ -36,7 +36,7 @@ from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
 from utils.runtime.device import autocast_for
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard
-from utils.runtime.provenance import claim_folder, write_source
+from utils.runtime.provenance import claim_folder
 from utils.training.weights import load_weights, read_weights
 
 
@@ -83,10 +83,7 @@ def _claim(cfg: Config, folder: Path) -> None:
         "mean": list(cfg.data.mean),
         "std": list(cfg.data.std),
     }
-    if cfg.boundaries.overwrite:
-        write_source(folder, source)
-    else:
-        claim_folder(folder, source, "use boundaries.overwrite=true to replace them or another boundaries.dir to keep them")
+    claim_folder(folder, source, "boundaries.dir", overwrite=cfg.boundaries.overwrite)
 
 
 def _boundaries(cfg: Config, place: Dist, network: nn.Module, ids: list[str]) -> Iterator[int]:

@@ -35,7 +35,7 @@ from utils.evaluation.instances import Matches, match_instances, read_truth
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import LABELS, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
-from utils.runtime.provenance import claim_folder, read_source, write_source
+from utils.runtime.provenance import claim_folder, read_source
 
 REPORT = "instances.json"
 
@@ -89,10 +89,7 @@ def run(cfg: Config) -> dict[str, float]:
             "walk": walk.settings(),
             "rule": [rule.threshold, rule.steps, rule.still, rule.least_area],
         }
-        if rule.overwrite:
-            write_source(out_dir, source)
-        else:
-            claim_folder(out_dir, source, "use instances.overwrite=true to replace them or another instances.out_dir")
+        claim_folder(out_dir, source, "instances.out_dir", overwrite=rule.overwrite)
         work = partial(make_instances, InstanceWork(data, rule, walk))
         found = list(map_progress(work, tasks, workers=rule.workers, what="instances"))
         names = resolve_class_names(cfg.data.class_names, cfg.data.num_classes)

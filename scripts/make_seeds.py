@@ -33,7 +33,7 @@ from utils.evaluation.scores import score_table, scores_to_dict
 from utils.files import lock_folder
 from utils.runtime.cards import LABELS, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
-from utils.runtime.provenance import claim_folder, read_source, write_source
+from utils.runtime.provenance import claim_folder, read_source
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def run(cfg: Config) -> LabelCounts:
             "thresholds": [rule.conf_fg, rule.conf_bg],
             "crf": {"confidence": rule.confidence, **crf.settings()},
         }
-        if rule.overwrite:
-            write_source(out_dir, source)
-        else:
-            claim_folder(out_dir, source, "use seeds.overwrite=true to replace them or another seeds.out_dir to keep them")
+        claim_folder(out_dir, source, "seeds.out_dir", overwrite=rule.overwrite)
         for one in map_progress(partial(make_seed, work), tasks, workers=rule.workers, what="seeds"):
             counts.add(one)
     _report(cfg, counts, time.monotonic() - started)

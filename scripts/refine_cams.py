@@ -32,7 +32,7 @@ from utils.errors import UserError, run_program
 from utils.files import lock_folder
 from utils.runtime.cards import REFINED, StageCard, own_name, set_name, write_card
 from utils.runtime.parallel import map_progress
-from utils.runtime.provenance import claim_folder, read_source, write_source
+from utils.runtime.provenance import claim_folder, read_source
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,9 @@ def run(cfg: Config) -> int:
     tasks = read_labelled_ids(cfg, cam_dir)
     refinement.check(image_id for image_id, classes in tasks if classes)
     with lock_folder(out_dir):
-        source = {
-            "cams": read_source(cam_dir) or str(cam_dir),
-            **refinement.source(),
-            "background": refine.background,
-        }
-        if refine.overwrite:
-            write_source(out_dir, source)
-        else:
-            claim_folder(out_dir, source, "use refine.overwrite=true to replace them or another refine.out_dir to keep them")
+        cams = read_source(cam_dir) or str(cam_dir)
+        source = {"cams": cams, **refinement.source(), "background": refine.background}
+        claim_folder(out_dir, source, "refine.out_dir", overwrite=refine.overwrite)
         there = set() if refine.overwrite else file_names(out_dir)
         todo = [task for task in tasks if not _finished(task, out_dir, there)]
         work = RefineWork(DataFolder.of(cfg.data, cfg.data.eval_list), cam_dir, out_dir, refinement, refine.background)

@@ -240,7 +240,7 @@ def claim(cfg: Config, source: dict[str, Any], images: Iterable[str]) -> None:
     ignored = {"checkpoint_path", "image_dir", *({"top", "size"} - (read_source(folder) or source).keys())}
     if None in (source["label_threshold"], (read_source(folder) or source).get("label_threshold")):
         ignored.add("label_threshold")
-    claim_folder(folder, source, "use cam.overwrite=true to replace them or another cam.dir to keep them", ignored)
+    claim_folder(folder, source, "cam.dir", ignored=ignored)
 
 
 def unfinished(cfg: Config, images: Iterable[LabelledId]) -> list[LabelledId]:

@@ -41,20 +41,25 @@ def fingerprint(lines: Sequence[str]) -> str:
     return f"{len(lines)} images ({checksum[:12]})"
 
 
-def claim_folder(folder: Path, source: Mapping[str, Any], way_out: str, ignored: Collection[str] = ()) -> None:
+def claim_folder(
+    folder: Path, source: Mapping[str, Any], key: str, *, overwrite: bool = False, ignored: Collection[str] = ()
+) -> None:
     """Make sure that the files of a folder, if any, follow from `source`, and note it there.
 
     Args:
         folder: made if missing.
         source: what its files will follow from.
-        way_out: what a user can do where that differs, the end of a sentence.
+        key: that names the folder, e.g. cam.dir.
+        overwrite: they are replaced, whatever they follow from.
         ignored: names that may differ.
 
     Raises:
         UserError: naming what differs.
     """
     found = read_source(folder)
-    if found is not None and (other := differing(found, source, ignored)):
-        named = ", ".join(other)
-        raise UserError(f"{folder} holds files made with another {named} (see {folder / NOTE}); {way_out}")
+    if not overwrite and found is not None and (other := differing(found, source, ignored)):
+        raise UserError(
+            f"{folder} holds files made with another {', '.join(other)} (see {folder / NOTE}); use "
+            f"{key.partition('.')[0]}.overwrite=true to replace them or another {key} to keep them"
+        )
     write_source(folder, source)
