@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.crf_schema import CrfConfig
-from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SEED, SHARE, SIDE, UNIT, Checked, Range, key
-from configs.schema import AVERAGE_HELP
+from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, PROCESSES, SIDE, UNIT, Range, key
+from configs.schema import CourseConfig, MachineConfig, TrunkConfig
 
 IGNORE_LABEL = 255
 PLAIN = "plain"
@@ -109,7 +109,7 @@ class ImageConfig:
 
 
 @dataclass
-class DeepLabModelConfig:
+class DeepLabModelConfig(TrunkConfig):
     name: str = key(
         "DeepLabV2_ResNet101_MSC",
         "DeepLab{V1,V2}_{ResNet101,VGG16}_MSC, or DeepLabV2_Backbone_MSC for model.backbone",
@@ -119,11 +119,6 @@ class DeepLabModelConfig:
     atrous_rates: list[int] = key([6, 12, 18, 24], "dilations of the ASPP branches, cells", within=COUNT)
     msc_scales: list[float] = key([0.5, 0.75], "further scales of the multi-scale wrapper; empty: none", within=POSITIVE)
     init_model: str = key("", "weights to start from; hub: torchvision's or timm's of the trunk, fetched; empty: random")
-    allow_missing: list[str] = key([], "patterns (fnmatch) of trunk keys the init file may lack")
-    freeze_bn: bool = key(True, "BatchNorm keeps statistics and scale (published)")
-    checkpoint_activations: bool = key(
-        False, "ResNets compute their blocks again in the backward pass: more time, a fraction of the memory", free=True
-    )
     head: str = key(
         "aspp",
         "classifier of DeepLabV2_Backbone_MSC: aspp: DeepLab v2's (published); v3plus: DeepLabv3+'s decoder, which also sees "
@@ -131,8 +126,6 @@ class DeepLabModelConfig:
         ("aspp", "v3plus"),
     )
     backbone: str = key("", "trunk of DeepLabV2_Backbone_MSC, as in the first stage: timm:<name>, resnet38, resnet101, vgg16")
-    width: float = key(1.0, "channel multiplier of backbone=resnet38", within=SHARE)
-    output_stride: int = key(8, "input pixels per logit cell of backbone=resnet101 and timm networks", within=COUNT)
 
 
 @dataclass
@@ -169,22 +162,16 @@ class SegmentationCrfConfig(CrfConfig):
 
 
 @dataclass
-class TrainExtrasConfig:
+class TrainExtrasConfig(CourseConfig):
     loss: str = key(
         "ce",
         "ce: mean over labelled pixels (published); ce_all: their sum over the number of all pixels (published beside L2G with "
         "pasting); balanced: background and foreground weigh the same",
         ("ce", "ce_all", "balanced"),
     )
-    resume: str = key("", "auto: continue from last.pth if there; a path: continue from it; empty: start anew", free=True)
-    overwrite: bool = key(False, "set an earlier training of this experiment aside and start anew", free=True)
-    save_every: int = key(1000, "steps between writings of last.pth, which resuming needs", within=NOT_NEGATIVE, free=True)
-    average_weights: float = key(0.0, AVERAGE_HELP, within=BELOW_ONE)
-    warmup_iters: int = key(0, "steps of linear warm-up (published: none)", within=NOT_NEGATIVE)
     untrained_fov: bool = key(
         False, "leave the V1 head of ResNet-101 out of the optimiser, as published: it keeps its random start"
     )
-    images_every: int = key(500, "steps between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)
 
 
 @dataclass
@@ -263,7 +250,7 @@ class TestConfig:
 
 
 @dataclass
-class DeepLabConfig(Checked):
+class DeepLabConfig(MachineConfig):
     exp: ExpConfig = field(default_factory=ExpConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     dataloader: DataloaderConfig = field(default_factory=DataloaderConfig)
@@ -280,34 +267,14 @@ class DeepLabConfig(Checked):
     refine: Any = key("dense_crf", "refiner of the crf command (dense_crf, pamr), or several in the order they run", free=True)
     crf: SegmentationCrfConfig = field(default_factory=SegmentationCrfConfig)
     fully_supervised: bool = key(False, "allow training on the ground-truth folder", free=True)
-    seed: int = key(0, "seed of every random draw", within=SEED)
-    device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, free=True)
-    precision: str = key(
-        "fp32",
-        "fp32: float32 without TF32 (published); bf16: autocast, faster and half the memory on a GPU; auto: bf16 on cuda, fp32 "
-        "on cpu",
-        ("auto", "fp32", "bf16"),
-        free=True,
-    )
-    threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, free=True)
-    compile: bool = key(
-        False,
-        "training and testing compile the network with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
-        free=True,
-    )
 
     def rules(self, name: str = "") -> list[tuple[bool, str]]:
         """Return (holds, message) of the relations between values that would otherwise fail late or silently."""
         dataset, size = self.dataset, self.image.size
         whole_base = size.base is None or isinstance(size.base, int)
-        train = self.train
         return [
             (
-                not (train.overwrite and train.resume),
-                f"train.overwrite=true starts anew, but train.resume is '{train.resume}'; leave one of them out",
-            ),
-            (
-                self.method == PLAIN or train.loss != "ce_all",
+                self.method == PLAIN or self.train.loss != "ce_all",
                 f"train.loss is ce_all, which method=plain has; method={self.method} takes ce or balanced",
             ),
             (dataset.ignore_label == IGNORE_LABEL, f"dataset.ignore_label is {dataset.ignore_label}, expected {IGNORE_LABEL}"),
@@ -316,10 +283,6 @@ class DeepLabConfig(Checked):
             (
                 not (dataset.label_dir and dataset.label_dirs),
                 "dataset.label_dir and dataset.label_dirs are both set; leave one out",
-            ),
-            (
-                self.model.freeze_bn or not self.model.checkpoint_activations,
-                "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
             ),
             (len(self.model.n_blocks) == 4, "model.n_blocks needs four numbers, one a stage"),
             (len(self.model.atrous_rates) > 0, "model.atrous_rates needs at least one dilation"),

@@ -103,35 +103,72 @@ class GateConfig:
 
 
 @dataclass
-class ModelConfig(GateConfig):
-    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
+class TrunkConfig(Checked):
+    """What section `model` of both stages says of the trunk."""
+
     width: float = key(1.0, "channel multiplier of resnet38; 1 is the published network", within=SHARE)
-    pretrained: str = key(
-        "", "trunk weights: MXNet .params, .pth or .safetensors; hub: torchvision's or timm's, fetched; empty: from scratch"
-    )
     allow_missing: list[str] = key([], "patterns (fnmatch) of the trunk's keys that the weight file may lack")
-    allow_unexpected: list[str] = key(
-        [], "patterns (fnmatch) of weight-file keys the network may lack, other than its ImageNet classifier's"
-    )
     freeze_bn: bool = key(True, "BatchNorm keeps its stored statistics and scale (published); false trains it")
-    freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
-    dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
-    output_stride: int = key(8, "input pixels per CAM cell for resnet101 and timm networks", within=COUNT)
+    output_stride: int = key(8, "input pixels per cell of CAMs or logits, for resnet101 and timm networks", within=COUNT)
     checkpoint_activations: bool = key(
         False,
         "ResNets, crt: keep block inputs only and compute blocks again in the backward pass: less memory, more time",
         free=True,
     )
 
-
-AVERAGE_HELP = (
-    "decay of the exponential moving average of the weights over steps, which is then what is validated and written as the "
-    "result, e.g. 0.99; 0: none, the last weights (published)"
-)
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        wrong = f"{name}checkpoint_activations needs {name}freeze_bn=true, or BatchNorm would see each batch twice"
+        return [(self.freeze_bn or not self.checkpoint_activations, wrong)]
 
 
 @dataclass
-class TrainConfig:
+class ModelConfig(GateConfig, TrunkConfig):
+    backbone: str = key("resnet38", "resnet38, resnet101, vgg16 or timm:<name>", filled=True)
+    pretrained: str = key(
+        "", "trunk weights: MXNet .params, .pth or .safetensors; hub: torchvision's or timm's, fetched; empty: from scratch"
+    )
+    allow_unexpected: list[str] = key(
+        [], "patterns (fnmatch) of weight-file keys the network may lack, other than its ImageNet classifier's"
+    )
+    freeze_stem: bool = key(True, "stem (ResNet-38: conv1a, b2*) is not trained (published)")
+    dropout: bool = key(True, "Dropout2d inside the last two ResNet-38 blocks while training (published)")
+
+
+@dataclass
+class CourseConfig(Checked):
+    """What section `train` of both stages says; the first stage counts batches, the segmentation stage optimiser steps."""
+
+    average_weights: float = key(
+        0.0,
+        "decay of the exponential moving average of the weights over steps, which is then what is validated and written as the "
+        "result, e.g. 0.99; 0: none, the last weights (published)",
+        within=BELOW_ONE,
+    )
+    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none (published)", within=NOT_NEGATIVE)
+    resume: str = key(
+        "",
+        "auto: continue from last.pth among the checkpoints if there; a path: from it (a first stage's snapshot too); empty: "
+        "start anew",
+        free=True,
+    )
+    overwrite: bool = key(False, "set an earlier training of this run or experiment aside and start anew", free=True)
+    images_every: int = key(500, "batches or steps between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)
+    save_every: int = key(
+        1000,
+        "batches or steps between checkpoints last.pth, which resuming needs; also at every epoch's end; 0 only then",
+        within=NOT_NEGATIVE,
+        free=True,
+    )
+
+    def rules(self, name: str = "") -> list[tuple[bool, str]]:
+        """Return (holds, message) of the relations between values."""
+        wrong = f"{name}overwrite=true starts anew, but {name}resume is '{self.resume}'; leave one of them out"
+        return [(not (self.overwrite and self.resume), wrong)]
+
+
+@dataclass
+class TrainConfig(CourseConfig):
     epochs: int = key(10, "passes over train_list, classify_epochs included", within=COUNT, free=True)
     classify_epochs: int = key(
         0,
@@ -155,8 +192,6 @@ class TrainConfig:
     )
     decay_factor: float = key(0.1, "factor of the step schedule", within=POSITIVE)
     poly_power: float = key(0.7, "power of the poly schedule", within=NOT_NEGATIVE)
-    average_weights: float = key(0.0, AVERAGE_HELP, within=BELOW_ONE)
-    warmup_iters: int = key(0, "linear warm-up of each phase, optimiser steps; 0 is none", within=NOT_NEGATIVE)
     shuffle: bool = key(False, "new order each epoch; the published L2G runs keep the list order")
     drop_last: bool = key(False, "an epoch's images that fill no batch are left out (published WS-FCN)")
     first_epoch: int = key(
@@ -166,18 +201,7 @@ class TrainConfig:
     init_local: str = key(
         "global", "which network of init_from the local one starts from: global or its own (local)", ("global", "local")
     )
-    resume: str = key(
-        "", "auto: continue from model/last.pth if there; a path: from it (a snapshot too); empty: start anew", free=True
-    )
-    overwrite: bool = key(False, "set an earlier training of this run's folder aside and start anew", free=True)
     log_every: int = key(100, "batches between log lines and TensorBoard scalars", within=COUNT, free=True)
-    images_every: int = key(500, "batches between TensorBoard pictures; 0 is never", within=NOT_NEGATIVE, free=True)
-    save_every: int = key(
-        1000,
-        "batches between checkpoints of model/last.pth; also at every epoch's end; 0 only then",
-        within=NOT_NEGATIVE,
-        free=True,
-    )
     keep_epochs: list[int] = key(
         [], "0-based epochs whose checkpoint is kept as model/epoch_<n>.pth", within=NOT_NEGATIVE, free=True
     )
@@ -220,13 +244,9 @@ class ValidationConfig:
 
 
 @dataclass
-class Config(Checked):
-    """The sections all methods share; the picked method's own section is added by `scripts.build.config_schema`."""
+class MachineConfig(Checked):
+    """What both stages say of where and how they compute."""
 
-    section: ClassVar[str] = ""  # of the picked method
-    method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
-    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, free=True)
-    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, free=True)
     seed: int = key(0, "seed of every random draw", within=SEED)
     device: str = key("auto", "auto (cuda if there is one), cpu, cuda or cuda:<n>", filled=True, free=True)
     precision: str = key(
@@ -239,9 +259,19 @@ class Config(Checked):
     threads: int = key(0, "CPU threads per process; 0 leaves torch's default", within=PROCESSES, free=True)
     compile: bool = key(
         False,
-        "training and CAM inference compile the trunks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
+        "training and inference compile the networks with torch.compile; meant for CUDA (on a CPU: minutes at the start)",
         free=True,
     )
+
+
+@dataclass
+class Config(MachineConfig):
+    """The sections all methods share; the picked method's own section is added by `scripts.build.config_schema`."""
+
+    section: ClassVar[str] = ""  # of the picked method
+    method: str = key("l2g", "what to train and to infer with: the name of a file in models/, e.g. l2g, cam")
+    name: str = key("exp_voc", "name of the run; outputs go to run_dir", filled=True, free=True)
+    run_dir: str = key("runs/${name}", "folder of everything the run writes", filled=True, free=True)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -273,16 +303,8 @@ class Config(Checked):
         return [
             (len(self.data.mean) == len(self.data.std) == 3, "data.mean and data.std need three numbers each (RGB)"),
             (
-                self.model.freeze_bn or not self.model.checkpoint_activations,
-                "model.checkpoint_activations needs model.freeze_bn=true, or BatchNorm would see each batch twice",
-            ),
-            (
                 "/" not in self.train.published_name,
                 f"train.published_name is '{self.train.published_name}', expected a bare name",
-            ),
-            (
-                not (train.overwrite and train.resume),
-                f"train.overwrite=true starts anew, but train.resume is '{train.resume}'; leave one of them out",
             ),
             (
                 train.first_epoch < train.epochs,
