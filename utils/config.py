@@ -79,7 +79,7 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
         if empty and os.environ.get("RANK", "0") == "0":
             print(f"{update.source}: keys without a value count as not there: {', '.join(empty)}", file=sys.stderr)
         content = _with_texts(kind, values, update.texts, argument=update.argument)
-        config = _merge(config, content, update.source)
+        _merge(config, content, update.source)
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -326,18 +326,18 @@ def _as_text(entry: dataclasses.Field[Any], hint: Any, value: Any, text: Any, *,
     return text.lower() if text not in choices and text.lower() in choices else text
 
 
-def _merge(config: Any, update: Mapping[str, Any], source: str) -> Any:
+def _merge(config: Any, update: Mapping[str, Any], source: str) -> None:
     try:
-        return OmegaConf.merge(config, update)
+        config.merge_with(update)
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise UserError(f"{source}: unknown key '{error.full_key}'; `--help` lists the known ones") from error
     except ValidationError as error:
         raise UserError(f"{source}: key '{error.full_key}': {_first_line(error)}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{source}: {_first_line(error)}") from error
     except TypeError as error:
         place = _misfit(config, update)
         raise UserError(f"{source}: key '{place}' is keys and values, expected a list, or the other way round") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{source}: {_first_line(error)}") from error
 
 
 def _misfit(config: Any, update: Mapping[str, Any]) -> str:
