@@ -1,6 +1,8 @@
 """Read, check and describe configurations (OmegaConf structured configs over the dataclasses of `configs.schema`)."""
 
+import copy
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -73,7 +75,7 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
     """
     updates = _updates(path, overrides)
     kind = _chosen(schema, updates)
-    config = OmegaConf.structured(kind)
+    config = copy.deepcopy(_structured(kind))
     for update in updates:
         values, empty = (update.values, []) if update.argument else _filled(kind, update.values)
         if empty and os.environ.get("RANK", "0") == "0":
@@ -90,6 +92,11 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
     for message in itertools.chain(broken_values(resolved), broken_rules(resolved)):
         raise UserError(f"{path}: {message}")
     return resolved
+
+
+@functools.cache  # building one takes longer than copying it
+def _structured(kind: type[Checked]) -> Any:
+    return OmegaConf.structured(kind)
 
 
 class _Loader(yaml.SafeLoader):
