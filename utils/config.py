@@ -74,7 +74,7 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
         UserError: one sentence naming file or override, key and what was expected.
     """
     updates = _updates(path, overrides)
-    kind = _chosen(schema, updates)
+    kind: Any = _chosen(schema, updates)
     config = copy.deepcopy(_structured(kind))
     for update in updates:
         values, empty = (update.values, []) if update.argument else _filled(kind, update.values)
@@ -95,7 +95,7 @@ def load_schema(path: str | Path, overrides: list[str] | None, schema: Schemas[S
 
 
 @functools.cache  # building one takes longer than copying it
-def _structured(kind: type[Checked]) -> Any:
+def _structured(kind: Any) -> Any:
     return OmegaConf.structured(kind)
 
 
