@@ -60,6 +60,8 @@ def test_expected_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
     assert lines[5].startswith("| DeepLab v2, ResNet-101 + CRF | val | 70.0 ± 0.0 | 71.3 |")
     with pytest.raises(UserError, match=r"--expected is voc, expected one of l2g_voc, l2g_coco"):
         run([f"ours={seeds[0]}"], "voc")
+    with pytest.raises(UserError, match="--ceiling is masks, expected the label of a row: ours"):
+        run([f"ours={seeds[0]}"], ceiling="masks")
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

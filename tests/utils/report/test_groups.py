@@ -31,6 +31,7 @@ def test_seeds_are_grouped_and_settings_are_not(tmp_path: Path) -> None:
     text = table(groups).splitlines()
     assert text[0] == "| | CAM mIoU (train) | training, minutes |"
     assert text[2:] == ["| sun | 60.0 ± 10.0 | 1.5 ± 0.5 |", "| rain | 50.0 | 1.0 |"]
+    assert table(groups, "sun").splitlines()[2:] == ["| sun | 60.0 ± 10.0 | 1.5 ± 0.5 |", "| rain | 50.0 (83 %) | 1.0 |"]
 
 
 @pytest.mark.parametrize(
