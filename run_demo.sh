@@ -129,14 +129,10 @@ for system in "${KNOWN[@]}"; do # whatever was run under this name before stands
   if [ "$system" != "$SYSTEM" ]; then pages+=(--run "runs/${EXP}_$system"); fi
 done
 echo
-if [ "$asked" = masks ]; then # the scores of boxes stand in the reports
-  "$python" -m scripts.compare "${rows[@]}" --out "runs/${EXP}_table.md"
-fi
+"$python" -m scripts.compare "${rows[@]}" --out "runs/${EXP}_table.md"
 "$python" -m scripts.report "${pages[@]}" --pictures "$run/report"
 echo
-if [ "$asked" = masks ]; then
-  echo "pictures:    $run/report/images.png, $run/report/scores.png"
-else
-  echo "pictures:    $run/boxes/pictures"
-fi
+pictures="$run/report/images.png"
+if [ "$asked" = masks ]; then pictures+=", $run/report/scores.png"; else pictures+=", $run/boxes/pictures"; fi
+echo "pictures:    $pictures"
 echo "TensorBoard: .venv/bin/tensorboard --logdir runs"

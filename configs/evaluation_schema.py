@@ -32,6 +32,12 @@ class BoxConfig:
     size: list[int] = key(
         [], "height and width that maps and boxes are brought to (published: 224, 224); empty: the picture's own", within=SIDE
     )
+    picked: str = key(
+        "last",
+        "how the epoch of the weights was chosen, for the table of scripts.compare: the last one; by held-out training images; "
+        "test: by the scores of these images (published; not comparable with the others)",
+        ("last", "held_out", "test"),
+    )
     least_area: float = key(0.01, "objects of masks that cover a smaller share of the picture have no box", within=UNIT)
     out: str = key("${run_dir}/boxes/result.json", "result file; the configuration is written beside it", filled=True)
     vis_dir: str = key("", "folder for pictures <id>_<class>.png: heat map with predicted and true boxes; empty: none")

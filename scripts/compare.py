@@ -1,4 +1,4 @@
-"""Put the measured mIoU of runs side by side, as a Markdown table.
+"""Put the measured scores of runs side by side, as Markdown tables: mIoU, and a second one of others (boxes).
 
     python -m scripts.compare "plain CAM=runs/demo_plain" "L2G=runs/demo_l2g"
     python -m scripts.compare "plain CAM=runs/a_seed0,runs/a_seed1,runs/a_seed2" ... --out table.md
@@ -7,7 +7,8 @@
     python -m scripts.compare "L2G=runs/l2g" "masks=runs/full" --ceiling masks      # each score also in percent of that row's
 
 Several runs (seeds) of a row give mean ± standard deviation. Columns are the scores and training times of the stage cards
-found in the runs' folders, whatever programs wrote them.
+found in the runs' folders, whatever programs wrote them. Of boxes, the second table has a column for each way weights were
+picked (boxes.picked): last epoch, on held-out images, on the images that are scored, which is marked.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def run(rows: list[str], expected: str = "", ceiling: str = "") -> str:
     Raises:
         UserError: for a folder that is not there or has no scores, a damaged card, or a ceiling that is no row.
     """
-    from utils.report.groups import Group, expected_table, group_runs, table
+    from utils.report.groups import Group, expected_table, further_table, group_runs, table
     from utils.report.run import read_run
 
     groups, bare = [], []
@@ -57,11 +58,12 @@ def run(rows: list[str], expected: str = "", ceiling: str = "") -> str:
             groups.append(Group(label, [read_run(Path(folder)) for folder in folders.split(",")]))
     groups += group_runs([read_run(folder) for folder in bare])
     for one in (one for group in groups for one in group.runs if not one.scores()):
-        raise UserError(f"{one.folder} holds no stage card with a score; run scripts.evaluate_cams or scripts.gen_gt first")
+        raise UserError(f"{one.folder} holds no stage card with a score; run scripts.evaluate_cams, _boxes or gen_gt first")
     labels = [group.label for group in groups]
     if ceiling and ceiling not in labels:
         raise UserError(f"--ceiling is {ceiling}, expected the label of a row: {', '.join(labels)}")
-    return table(groups, ceiling) + (f"\n\n{expected_table(groups, _read_expected(expected))}" if expected else "")
+    further = expected_table(groups, _read_expected(expected)) if expected else ""
+    return "\n\n".join(filter(None, (table(groups, ceiling), further_table(groups), further)))
 
 
 def _read_expected(name: str) -> list[dict[str, Any]]:

@@ -69,3 +69,28 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         main(["runs/x"])
     with pytest.raises(UserError, match="run scripts.evaluate_cams"):
         run([f"empty={tmp_path}"])
+
+
+def test_boxes_stand_in_a_column_for_each_way_their_weights_were_picked(tmp_path: Path) -> None:
+    def boxes(run: Path, weights: str, picked: str, top1: float) -> None:
+        settings = {"boxes.picked": picked, "cam.checkpoint": f"model/{weights}.pth"}
+        card = StageCard(
+            f"boxes_test_{weights}", f"Boxes ({weights})", "scripts.evaluate_boxes", SCORED, "b", settings=settings
+        )
+        card.split, card.scores = "test", {"Top-1 box": top1, "GT-known": 1 - top1}
+        write_card(run, card)
+
+    seeds = [_result(tmp_path / f"s{i}", 0.5) for i in range(2)]
+    for run_dir, epochs in zip(seeds, ((0.5, 0.7), (0.9, 0.4)), strict=True):
+        boxes(run_dir, "final", "last", 0.6)
+        boxes(run_dir, "best", "held_out", 0.65)
+        for epoch, top1 in enumerate(epochs):
+            boxes(run_dir, f"epoch_{epoch}", "test", top1)
+    _, table = run([f"CRT={seeds[0]},{seeds[1]}"]).split("\n\n")
+    assert table.splitlines() == [
+        "| | CRT, last epoch | CRT, picked on held-out images | CRT, picked on these images (not comparable) |",
+        "| --- | --- | --- | --- |",
+        "| weights | final | best | epoch_1, epoch_0 |",
+        "| Top-1 box | 60.0 ± 0.0 | 65.0 ± 0.0 | 80.0 ± 14.1 |",
+        "| GT-known | 40.0 ± 0.0 | 35.0 ± 0.0 | 20.0 ± 14.1 |",
+    ]

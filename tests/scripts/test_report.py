@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from scripts import compare, gen_gt
+from scripts import compare, evaluate_boxes, gen_gt
 from scripts.build import load_config
 from scripts.report import main
 from tests.report_runs import IMAGES, invented_card, make_run, write_deeplab
@@ -97,8 +97,15 @@ def test_page_of_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.usefixtures("no_figures")
 def test_gallery_is_sorted_and_thumbnails_are_written_once(tmp_path: Path) -> None:
     run = make_run(tmp_path)
+    boxes = load_config(run / "ms/result.yaml", ["boxes.workers=1", f"boxes.vis_dir={run / 'pictures'}"])
+    known = evaluate_boxes.run(boxes)["at_threshold"]["gt_known"]
     _report("--run", run)
-    data = Page(run / "report/index.html").data()
+    page = Page(run / "report/index.html")
+    data = page.data()
+    assert f"{100 * known:.1f}<small> % GT-known" in page.text
+    drawn = [image for image in page.pictures if (image["alt"] or "").startswith("Boxes, ")]
+    assert len(drawn) == len(list((run / "pictures").iterdir())) > 0
+    assert any("boxes_train" in image["scores"] for image in data)
     assert len(data) == IMAGES
     means = [list(image["scores"].values())[-1][0] for image in data]
     assert means == sorted(means)  # worst first

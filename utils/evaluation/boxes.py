@@ -1,7 +1,8 @@
 """Boxes from maps, and scores of localisation: weakly supervised object localisation (WSOL).
 
 Two protocols. One threshold chosen before (CAM, ADL, TS-CAM, CRT): `judge`. All thresholds at once, so that no choice on the
-test set decides a ranking (Choe et al., CVPR 2020): `BestThreshold`, whose scores are MaxBoxAcc and MaxBoxAccV2.
+test set decides a ranking (Choe et al., CVPR 2020): `BestThreshold`, whose scores are MaxBoxAcc and MaxBoxAccV2, and of masks
+`PixelPrecision`.
 
 A box is [x0, y0, x1, y1] in pixels of the evaluated map; overlaps count both ends as pixels of it, as all these programs do,
 although the far side of a predicted box lies one pixel further already.
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.data.classes import IGNORE
 from utils.data.images import GREY_VALUES, MAX_GREY
 
 # The least overlap of a right box; of MaxBoxAccV2 all three.
@@ -104,7 +106,7 @@ def overlaps(predicted: Boxes, truth: Boxes) -> tuple[NDArray[np.float64], NDArr
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is right about one image, and the kind of its mistake (one of DETAILS)."""
+    """What is right about one image, the kind of its mistake (one of DETAILS), and the overlap of the label's own box."""
 
     top1: bool
     top5: bool
@@ -112,6 +114,7 @@ class Judgement:
     top5_box: bool
     known_box: bool
     detail: str
+    overlap: float
 
 
 def judge(boxes: Mapping[int, Sequence[int]], label: int, ranked: Sequence[int], truth: Boxes) -> Judgement:
@@ -130,8 +133,9 @@ def judge(boxes: Mapping[int, Sequence[int]], label: int, ranked: Sequence[int],
     def overlap(k: int) -> float:
         return float(overlaps(np.array([boxes[k]]), truth)[0].max())
 
+    known = overlap(label)
     if not ranked:
-        return Judgement(False, False, False, False, overlap(label) >= RIGHT, DETAILS[-1])
+        return Judgement(False, False, False, False, known >= RIGHT, DETAILS[-1], known)
     iou, of_truth, of_box = (values[0] for values in overlaps(np.array([boxes[ranked[0]]]), truth))
     top1, top5 = ranked[0] == label, label in ranked
     right = top1 and bool(iou.max() > RIGHT)
@@ -144,7 +148,7 @@ def judge(boxes: Mapping[int, Sequence[int]], label: int, ranked: Sequence[int],
         True,
     )
     detail = next(name for name, holds in zip(DETAILS, tests, strict=True) if holds)
-    return Judgement(top1, top5, right, top5 and overlap(label) > RIGHT, overlap(label) >= RIGHT, detail)
+    return Judgement(top1, top5, right, top5 and known > RIGHT, known >= RIGHT, detail, known)
 
 
 @dataclass
@@ -193,3 +197,34 @@ class BestThreshold:
             "max_box_acc_v2": float(any_best.mean()),
             **{f"max_box_acc_v2_at_{overlap}": float(value) for overlap, value in zip(OVERLAPS, any_best, strict=True)},
         }
+
+
+@dataclass
+class PixelPrecision:
+    """Pixel average precision, PxAP: one ranking of all pixels of all images by their map's values 0..255.
+
+    Attributes:
+        inside: (256,) pixels of objects by value of the map.
+        outside: (256,) the other ones; ignored pixels are in neither.
+    """
+
+    inside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(GREY_VALUES, np.int64))
+    outside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(GREY_VALUES, np.int64))
+
+    def add(self, grey: Grey, labels: NDArray[np.uint8], value: int) -> None:
+        """Count the map (H, W) of the class that has `value` in the label map (h, w), which is brought to its size."""
+        labels = np.asarray(cv2.resize(labels, grey.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+        self.inside += np.bincount(grey[labels == value], minlength=GREY_VALUES)
+        self.outside += np.bincount(grey[(labels != value) & (labels != IGNORE)], minlength=GREY_VALUES)
+
+    def merge(self, other: "PixelPrecision") -> None:
+        """Add the counts of other images."""
+        self.inside += other.inside
+        self.outside += other.outside
+
+    def value(self) -> float | None:
+        """Return the sum over thresholds of precision times the recall gained there, in [0, 1]; None without objects."""
+        found, others = (np.cumsum(counts[::-1]) for counts in (self.inside, self.outside))
+        if not found[-1]:
+            return None
+        return float((found / np.maximum(found + others, 1) * self.inside[::-1]).sum() / found[-1])

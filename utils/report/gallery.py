@@ -124,7 +124,7 @@ def pair_gallery(one: Run, other: Run, page: Path, limits: GalleryLimits) -> Gal
     rows: list[list[list[Tile]]] = []
     for side, letter in enumerate("AB"):
         captions = {key: f"{letter}: {title}" for key, title in titles.items()}
-        kinds = ("image", "truth", "labels", "error") if side == 0 else ("labels", "error")
+        kinds = ("image", "truth", "labels", "drawn", "error") if side == 0 else ("labels", "drawn", "error")
         writer = TileWriter(sides[side], captions, page.parent, f"{page.stem}_{letter.lower()}", kinds)  # type: ignore[arg-type]
         rows.append(write_tiles(writer, [pair[side].task for pair in pairs], workers=limits.workers))
     items = [_pair_item(pair, _interleave(a, b), titles) for pair, a, b in zip(pairs, *rows, strict=True)]

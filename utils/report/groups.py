@@ -18,6 +18,9 @@ ALIKE = ("seed", "device", "threads")
 # Key -> word for the folder it names, in other settings that lie inside of it.
 FOLDERS = {"run_dir": "<run>", "exp.output_dir": "<run>", "data.root": "<data>", "dataset.root": "<data>"}
 NOT_SET = "not set"
+# How the weights of a score were chosen, of which a column of its own says so: setting, and values of it.
+PICKED = "boxes.picked"
+PICKS = {"last": "last epoch", "held_out": "picked on held-out images", "test": "picked on these images (not comparable)"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,55 @@ def _score(group: Group, key: str, full: Group | None) -> str:
     mine, most = group.scores(key), full.scores(key) if full else []
     text = mean_and_deviation([100 * value for value in mine])
     return f"{text} ({statistics.mean(mine) / statistics.mean(most):.0%})".replace("%", " %") if mine and any(most) else text
+
+
+def further_scores(groups: Sequence[tuple[str, Group]]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
+    """Return (columns, rows of name and cells) of the cards' other scores, in percent; None where there are none.
+
+    A row a score; a column a labelled group and way its weights were picked (PICKS). Those picked on the scored images are each
+    run's best of all it scored, by the first of its scores.
+    """
+    columns: dict[str, list[StageCard]] = {}
+    for label, group in groups:
+        for pick, card in (found for run in group.runs for found in _picked(run)):
+            columns.setdefault(f"{label}, {pick}", []).append(card)
+    names = dict.fromkeys(name for cards in columns.values() for card in cards for name in card.scores)
+    if not names:
+        return None
+    weights = [", ".join(dict.fromkeys(_weights(card) for card in cards)) for cards in columns.values()]
+    values = {name: [[100 * c.scores[name] for c in cards if name in c.scores] for cards in columns.values()] for name in names}
+    return list(columns), [("weights", weights), *((n, [mean_and_deviation(v) for v in each]) for n, each in values.items())]
+
+
+def further_table(groups: Sequence[Group]) -> str:
+    """Return `further_scores` as a Markdown table, "" where there are none."""
+    if (found := further_scores([(group.label, group) for group in groups])) is None:
+        return ""
+    columns, rows = found
+    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    return "\n".join([*lines, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows)])
+
+
+def _picked(run: Run) -> list[tuple[str, StageCard]]:
+    """Return (column, card) of a run's cards with other scores."""
+    stages = [stage for stage in run.stages if stage.card.scores]
+    by_pick: dict[str, list[Stage]] = {pick: [] for pick in PICKS}
+    for stage in stages:
+        by_pick.setdefault(stage.card.settings.get(PICKED, ""), []).append(stage)
+    tested = by_pick.pop("test")
+    found = [
+        (f"{PICKS[pick]} ({stage.title})" if pick and len(alike) > 1 else PICKS.get(pick, stage.title), stage.card)
+        for pick, alike in by_pick.items()
+        for stage in alike
+    ]
+    if tested:
+        same = [stage.card for stage in stages if stage.card.split == tested[0].card.split]
+        found.append((PICKS["test"], max(same, key=lambda card: next(iter(card.scores.values())))))
+    return found
+
+
+def _weights(card: StageCard) -> str:
+    return Path(str(card.settings.get("cam.checkpoint", ""))).stem or "–"
 
 
 def expected_table(groups: Sequence[Group], expected: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Scores of single images, and the choice of those worth looking at."""
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 
 from utils.cams.labels import fuse_threshold
 from utils.cams.store import map_path, read_cams
-from utils.data.classes import BACKGROUND, IGNORE
+from utils.data.classes import BACKGROUND, IGNORE, label_value
 from utils.data.folder import DataFolder
 from utils.data.images import image_size, read_label_map
 from utils.data.lists import read_id_list
+from utils.errors import UserError
 from utils.evaluation.metrics import confusion_matrix, score
 from utils.evaluation.scores import number_or_none
 from utils.report.run import Run, Stage
@@ -81,11 +83,29 @@ class Pictures:
         return read_cams(Path(self.stages[key].card.maps), task.image_id, task.classes, size)
 
     def map_files(self, key: str, task: ImageTask) -> tuple[Path, ...]:
-        """Return the files `label_map` reads: one label map, or a CAM for each class."""
+        """Return the files `label_map` reads: one label map, or a CAM for each class; of a stage with pictures, these."""
         card = self.stages[key].card
+        if card.pictures:
+            found = sorted(Path(card.pictures).glob(f"{glob.escape(task.image_id)}_*.png"))
+            return tuple(path for path in found if path.stem.rpartition("_")[0] == task.image_id)
         if card.threshold is None:
             return (Path(card.maps, f"{task.image_id}.png"),)
         return tuple(map_path(Path(card.maps), task.image_id, k) for k in task.classes)
+
+    def shows(self, key: str) -> bool:
+        """Return whether a stage has pictures of its own to show, and no maps."""
+        return bool(self.stages[key].card.pictures)
+
+    def class_shown(self, path: Path) -> int:
+        """Return the class (0-based) of a picture that a stage drew.
+
+        Raises:
+            UserError: for another name, or a class that the data set has not.
+        """
+        number = path.stem.rpartition("_")[2]
+        if not number.isdigit() or int(number) >= self.num_classes:
+            raise UserError(f"{path} is no <id>_<class>.png of one of {self.num_classes} classes; remove it")
+        return int(number)
 
     def truth(self, image_id: str) -> LabelMap | None:
         """Return the ground truth, None where there is none."""
@@ -130,17 +150,21 @@ def score_images(pictures: Pictures, tasks: Sequence[ImageTask], *, workers: int
 
 
 def score_image(pictures: Pictures, task: ImageTask) -> ImageScores:
-    """Compare the stages' label maps of one image with the ground truth."""
+    """Compare the stages' label maps of one image with the ground truth; stages with pictures say their scores."""
     truth = pictures.truth(task.image_id)
-    maps = {key: pictures.label_map(key, task) for key in task.stages}
-    if truth is None:
-        return ImageScores(task, _values(maps.values()))
+    maps = {key: pictures.label_map(key, task) for key in task.stages if not pictures.shows(key)}
     scores = {}
-    for key, labels in maps.items():
-        result = score(confusion_matrix(truth, labels, pictures.num_classes))
-        by_value = {value: round(float(iou), 4) for value, iou in enumerate(result.iou) if not np.isnan(iou)}
-        scores[key] = StageScore(number_or_none(round(float(result.mean_iou), 4)), by_value)
-    return ImageScores(task, _values([truth]), scores)
+    for key in task.stages:
+        if key in maps and truth is not None:
+            result = score(confusion_matrix(truth, maps[key], pictures.num_classes))
+            by_value = {value: round(float(iou), 4) for value, iou in enumerate(result.iou) if not np.isnan(iou)}
+            scores[key] = StageScore(number_or_none(round(float(result.mean_iou), 4)), by_value)
+        elif key not in maps and (known := pictures.stages[key].card.image_scores.get(task.image_id)) is not None:
+            scores[key] = StageScore(known, {})
+    if truth is not None:
+        return ImageScores(task, _values([truth]), scores)
+    shown = [pictures.class_shown(path) for key in task.stages if key not in maps for path in pictures.map_files(key, task)]
+    return ImageScores(task, _values([*maps.values(), np.array([label_value(k) for k in shown], np.uint8)]), scores)
 
 
 def spread(items: Sequence[ImageTask], most: int) -> list[ImageTask]:

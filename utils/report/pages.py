@@ -13,7 +13,7 @@ from utils.data.classes import palette
 from utils.files import write_text_atomic
 from utils.report.figures import confusion_figure, curves_figure, threshold_figure
 from utils.report.gallery import GalleryLimits, pair_gallery, run_gallery
-from utils.report.groups import Group, all_stages, group_runs, mean_and_deviation, setting_differences
+from utils.report.groups import Group, all_stages, further_scores, group_runs, mean_and_deviation, setting_differences
 from utils.report.run import SHOWN, Confused, Run, confused_pairs, duration, show_value
 from utils.runtime.cards import StageCard
 
@@ -111,6 +111,7 @@ def write_comparison(runs: Sequence[Run], page: Path, limits: GalleryLimits) -> 
         "scored": list(scored.values()),
         "rows": [_row(letter, side, list(scored)) for letter, side in lettered.items()],
         "mean": _row("", Group("mean", runs), list(scored)) if len(groups) == 1 else None,
+        "further": further_scores(list(lettered.items())),
         "gains": _gains(sides, list(scored)) if len(sides) == PAIR else [],
         "times": [(_timed(card, cards.values()), _times(sides, key)) for key, card in cards.items()],
         "letters": list(lettered),

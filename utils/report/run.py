@@ -92,6 +92,12 @@ class Stage:
         return self.title.replace("Pseudo labels", "labels").replace("DeepLab + CRF, ", "CRF, ")
 
     @property
+    def score(self) -> tuple[str, float] | None:
+        """Return name and value of what the card is about: mean IoU, else the first of its other scores."""
+        found = [] if self.card.mean_iou is None else [("mIoU", self.card.mean_iou)]
+        return next(iter([*found, *self.card.scores.items()]), None)
+
+    @property
     def headline(self) -> str:
         """Return what stands on the card where there is no score."""
         return "no ground truth" if self.card.maps else duration(self.card.seconds)
@@ -101,8 +107,9 @@ class Stage:
         """Return all facts of the card, with memory and what the headline does not say, as text."""
         card, taken = self.card, duration(self.card.seconds)
         images = [("images", str(card.images))] if card.images else []
-        time = [("time", taken)] if card.mean_iou is not None or card.maps else []
-        return [*card.facts, *images, *time, ("peak memory", self.memory)]
+        time = [("time", taken)] if self.score or card.maps else []
+        scores = [(name, f"{value:.1%}") for name, value in card.scores.items()]
+        return [*scores, *card.facts, *images, *time, ("peak memory", self.memory)]
 
     @property
     def memory(self) -> str:
@@ -111,7 +118,9 @@ class Stage:
         return f"{self.card.peak_memory_gib:.2f}\u00a0GiB" + ("" if gpu is None else f", {gpu:.2f}\u00a0GiB on the GPU")
 
     def images(self, num_classes: int) -> dict[str, tuple[int, ...]]:
-        """Return the images there are maps of: id -> classes (0-based) with a CAM, none for label maps."""
+        """Return the images there are maps or pictures of: id -> classes (0-based) with a CAM, else none."""
+        if self.card.pictures:
+            return {path.stem.rpartition("_")[0]: () for path in Path(self.card.pictures).glob("*_*.png")}
         folder = Path(self.card.maps)
         if not self.card.maps or not folder.is_dir():
             return {}
@@ -148,8 +157,8 @@ class Run:
 
     @property
     def drawn(self) -> list[Stage]:
-        """Return the stages that made maps."""
-        return [stage for stage in self.stages if stage.card.maps]
+        """Return the stages that made maps or pictures."""
+        return [stage for stage in self.stages if stage.card.maps or stage.card.pictures]
 
     @property
     def rated(self) -> list[Stage]:
@@ -179,8 +188,10 @@ class Run:
         return sorted(found, key=lambda curves: curves.title == DEEPLAB)
 
     def scores(self) -> dict[str, float]:
-        """Return stage key -> mean IoU in [0, 1] of the stages that have one."""
-        return {stage.card.key: stage.card.mean_iou for stage in self.stages if stage.card.mean_iou is not None}
+        """Return stage key -> mean IoU in [0, 1] of the stages that have one, and "<key>.<name>" -> their other scores."""
+        cards = [stage.card for stage in self.stages]
+        others = {f"{card.key}.{name}": value for card in cards for name, value in card.scores.items()}
+        return {card.key: card.mean_iou for card in cards if card.mean_iou is not None} | others
 
     def hyper_parameters(self) -> dict[str, Any]:
         """Return the settings by which runs are told apart, as TensorBoard takes them (text, numbers, truth values)."""

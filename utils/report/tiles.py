@@ -33,7 +33,7 @@ ERROR_OPACITY, RIGHT_DIMMED, UNKNOWN_GREY = 0.8, 0.55, 205
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture: its kind ("image", "cam", "labels", "truth", "error"), caption, and file relative to the page."""
+    """One picture: its kind ("image", "cam", "labels", "drawn", "truth", "error"), caption, and file relative to the page."""
 
     kind: str
     caption: str
@@ -106,16 +106,26 @@ class TileWriter:
             yield _Plan("saliency", "saliency", (saliency,), functools.partial(_saliency, saliency))
         yield from self._cam_plans(task, photo, image)
         sources = {key: pictures.map_files(key, task) for key in task.stages}
+        labelled = [key for key in task.stages if not pictures.shows(key)]
         for key in task.stages:
+            if key not in labelled:
+                yield from self._drawn_plans(key, sources[key])
+                continue
             draw = functools.partial(self._labels, image, functools.partial(pictures.label_map, key, task))
             yield _Plan("labels", self.titles[key], (photo, *sources[key]), draw, key, self._rule(key))
         if truth.exists():
             draw = functools.partial(self._labels, image, functools.partial(self._truth, name))
             yield _Plan("truth", "ground truth", (photo, truth), draw)
-            for key in task.stages[-1:]:
+            for key in labelled[-1:]:
                 draw = functools.partial(self._errors, image, task, key)
                 caption = f"errors of {self.titles[key]}"
                 yield _Plan("error", caption, (photo, truth, *sources[key]), draw, key, self._rule(key))
+
+    def _drawn_plans(self, key: str, files: Sequence[Path]) -> Iterator[_Plan]:
+        for path in files:
+            k = self.pictures.class_shown(path)
+            caption = f"{self.titles[key]}, {self.pictures.names[label_value(k)]}"
+            yield _Plan("drawn", caption, (path,), functools.partial(_photo, path), f"{key}-{k}")
 
     def _cam_plans(self, task: ImageTask, photo: Path, image: Callable[[], Picture]) -> Iterator[_Plan]:
         key = next((k for k in task.stages if self.pictures.stages[k].card.threshold is not None), None)

@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.files import only_file, parse_json, remove_leftovers, write_text_atomic
 
 FOLDER = "cards"
-PATHS = ("output", "list_file", "maps")
+PATHS = ("output", "list_file", "maps", "pictures")
 # Cards that agree in these are about the same files.
 SAME_FILES = ("program", "output", "maps", "split")
 # Positions in the pipeline; a stage of one's own may stand between two of them.
@@ -45,8 +45,11 @@ class StageCard:
         split: name of the set of images, e.g. "train".
         list_file: the list of these images; empty where there is none.
         maps: folder of label maps <id>.png, or with `threshold` of CAMs <id>_<class>.png; empty: nothing to show.
+        pictures: folder of pictures <id>_<class>.png the stage drew, shown as they are; empty: none.
         threshold: background score in [0, 1] at which CAMs become labels; None: `maps` holds label maps.
         mean_iou: in [0, 1]; None without ground truth.
+        scores: further scores by name, in [0, 1], e.g. of boxes; tables line them up.
+        image_scores: id -> score in [0, 1], by which the gallery sorts what has `pictures`.
         names: C + 1 label names, background first; empty for a stage that knows no classes.
         confusion: (C + 1, C + 1) pixel counts, rows ground truth; empty without.
         curve: mean IoU at background thresholds k / (n - 1); empty without.
@@ -66,8 +69,11 @@ class StageCard:
     split: str = ""
     list_file: str = ""
     maps: str = ""
+    pictures: str = ""
     threshold: float | None = None
     mean_iou: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    image_scores: Mapping[str, float] = field(default_factory=dict)
     names: Sequence[str] = ()
     confusion: Sequence[Sequence[int]] = ()
     curve: Sequence[float] = ()
@@ -164,6 +170,9 @@ def _check(card: StageCard) -> None:
     for name in ("mean_iou", "threshold"):
         if (share := getattr(card, name)) is not None and not 0 <= share <= 1:
             raise ValueError(f"{name} is {share}, expected in [0, 1]")
+    for name in ("scores", "image_scores"):
+        if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in getattr(card, name).values()):
+            raise ValueError(f"{name} hold other than numbers in [0, 1]")
     if not all(isinstance(name, str) for name in card.names):
         raise ValueError(f"names are {card.names}, expected texts")
     if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in card.curve):
@@ -179,11 +188,11 @@ def _check(card: StageCard) -> None:
 _TEXT, _NUMBER, _LIST = (str, "a text"), ((int, float), "a number"), (list, "a list")
 _NUMBER_OR_NONE = ((int, float, type(None)), "a number or null")
 _KINDS: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(("key", "title", "program", "output", "split", "list_file", "maps", "finished"), _TEXT),
+    **dict.fromkeys(("key", "title", "program", "output", "split", "list_file", "maps", "pictures", "finished"), _TEXT),
     **dict.fromkeys(("order", "images", "seconds", "peak_memory_gib"), _NUMBER),
     **dict.fromkeys(("mean_iou", "threshold", "peak_gpu_memory_gib"), _NUMBER_OR_NONE),
     **dict.fromkeys(("facts", "names", "confusion", "curve"), _LIST),
-    "settings": (dict, "keys and values"),
+    **dict.fromkeys(("settings", "scores", "image_scores"), (dict, "keys and values")),
 }
 
 

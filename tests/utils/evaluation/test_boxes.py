@@ -12,6 +12,7 @@ from utils.evaluation.boxes import (
     NO_BOX,
     OVERLAPS,
     BestThreshold,
+    PixelPrecision,
     box_on_grid,
     boxes_at_all_levels,
     grey_map,
@@ -127,3 +128,23 @@ def test_best_threshold_equals_a_plain_loop() -> None:
     summary = best.summary()
     assert summary["max_box_acc"] == plain[0, 1].max() / 7
     assert summary["max_box_acc_v2"] == pytest.approx(plain[1].max(1).mean() / 7)
+
+
+def test_pixel_average_precision_equals_a_plain_loop() -> None:
+    rng, precision = np.random.default_rng(0), PixelPrecision()
+    assert precision.value() is None
+    scores, inside = [], []
+    for grey in _hard_maps()[:6]:
+        labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (15, 20))
+        precision.add(grey, labels, 1)
+        large = labels.repeat(2, axis=0).repeat(2, axis=1)  # nearest, twice as large
+        scores.append(grey[large != 255])
+        inside.append(large[large != 255] == 1)
+    value, object_ = np.concatenate(scores), np.concatenate(inside)
+    expected, recall = 0.0, 0.0
+    for threshold in sorted(set(value.tolist()), reverse=True):
+        chosen = value >= threshold
+        gained = (chosen & object_).sum() / object_.sum()
+        expected += (chosen & object_).sum() / chosen.sum() * (gained - recall)
+        recall = gained
+    assert precision.value() == pytest.approx(expected, rel=1e-12)
