@@ -10,6 +10,7 @@ is one. What must hold is in docs/reliability.md; the faults are in tests/faults
 """
 
 import argparse
+import random
 import re
 import shutil
 import sys
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(methods()), help="methods of models/ (default %(default)s)")
     parser.add_argument("--kinds", default="", help="kinds of faults, default all")
     parser.add_argument("--only", default="", metavar="REGEX", help="only faults whose '<program>: <kind>: <name>' it finds")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th of them (default %(default)s)")
+    parser.add_argument("--each", type=int, default=0, metavar="N", help="only N of each kind for each program; 0: all (default)")
+    parser.add_argument("--seed", type=int, default=0, help="which N (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default %(default)s)")
     parser.add_argument("--list", action="store_true", help="print their names and leave")
     arguments = parser.parse_args(argv)
@@ -44,13 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = build_world(folder / "world", names)
         kinds = arguments.kinds.split(",") if arguments.kinds else None
         found = [fault for fault in all_faults(world, names) if kinds is None or fault.kind in kinds]
-        found = [fault for fault in found if re.search(arguments.only, str(fault))][:: arguments.every]
+        found = [fault for fault in found if re.search(arguments.only, str(fault))]
+        found = sample(found, arguments.each, arguments.seed) if arguments.each else found
         if arguments.list:
             print("\n".join(map(str, found)))
             return 0
         return _run(Mill(world), found, arguments.workers)
     finally:
         shutil.rmtree(folder)
+
+
+def sample(faults: Sequence[Fault], each: int, seed: int) -> list[Fault]:
+    """Return `each` faults of every kind that every program meets, drawn by `seed`, in the order of `faults`."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, fault in enumerate(faults):
+        groups.setdefault((fault.program.name, fault.kind), []).append(number)
+    draw = random.Random(seed)
+    return [faults[number] for group in groups.values() for number in sorted(draw.sample(group, min(each, len(group))))]
 
 
 def _run(mill: Mill, found: list[Fault], workers: int) -> int:

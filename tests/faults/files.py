@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tests.faults.mill import REFUSED, SAME, SOUND, WHOLE, Fault, Program
-from tests.faults.tensors import CHECKPOINTS, WEIGHTS
+from tests.faults.tensors import CHECKPOINTS, NETWORKS, WEIGHTS
 
 
 class Damage(NamedTuple):
@@ -372,6 +372,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
     "linked": LINKED,
     "csv": CSV,
     "weights": {**BINARY, **{name: Damage(*damage) for name, damage in WEIGHTS.items()}},
+    "networks": {**BINARY, **{name: Damage(*damage) for name, damage in NETWORKS.items()}},
     "checkpoint": {name: Damage(*damage) for name, damage in CHECKPOINTS.items()},
 }
 

@@ -40,6 +40,8 @@ COMMON = (
 )  # fmt: skip
 # What a method needs to train on six pictures from random weights, and what it does not do: labels from its maps, or maps.
 OWN = {"crt": ("train.lr=0.01",), "irn": ("pseudo.refine=[random_walk]",)}
+# What a run starts from, where that is not the weights of one network.
+STARTS = {"crt": "last.pth", "crt_wsol": "last.pth"}
 STAGES = {"irn": ("train",), "crt_wsol": ("train", "make_cams"), "tscam": ("train", "make_cams")}
 ALL_STAGES = ("train", "make_cams", "gen_gt")
 SEGMENTATION = ("threads=1", "exp.output_dir=seg", "test.save_logits=fp16")
@@ -131,11 +133,12 @@ def of_method(world: Path, name: str) -> list[Program]:
     on_maps = (*out, f"cam.dir={cams}")
     weights = {f"{name}/model/final.pth": "weights"}
     lists = {LABELS: "labels", IMAGE: "picture"}
+    start = f"{name}/model/{STARTS.get(name, 'final.pth')}"
     saliency = {SALIENCY: "grey"} if section == "l2g" else {}
     found = [
         Program(
-            f"train {name}", "scripts.train", (*out, f"train.init_from={name}/model/final.pth"),
-            {config: "yaml", **lists, **saliency, **weights}, rerun=REFUSED, again=("train.resume=auto",),
+            f"train {name}", "scripts.train", (*out, f"train.init_from={start}"),
+            {config: "yaml", **lists, **saliency, start: "networks" if name in STARTS else "weights"}, rerun=REFUSED, again=("train.resume=auto",),
             settings=("", "data", "model", "train", "validation", section),
         ),
         Program(
@@ -168,7 +171,7 @@ def of_method(world: Path, name: str) -> list[Program]:
             settings=("refine", "crf"),
         ),
         Program(
-            f"make_seeds {name}", "scripts.make_seeds", (*on_maps, "seeds.workers=1"), {**maps, IMAGE: "picture"},
+            f"make_seeds {name}", "scripts.make_seeds", (*on_maps, "seeds.workers=1"), {one: maps[one], LABELS: "labels", IMAGE: "picture"},
             settings=("seeds",),
         ),
         Program(

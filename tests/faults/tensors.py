@@ -129,6 +129,12 @@ _CUTS: dict[str, Callable[[bytes], bytes]] = {
     "noise": lambda content: bytes(range(256)) * (len(content) // 256),
     "last byte gone": lambda content: content[:-1],
 }
+# A checkpoint of several networks that another run starts from.
+NETWORKS: dict[str, tuple[Spoil, str]] = {
+    name: (partial(_content, _network(change)), expect)
+    for name, (change, expect) in _STATES.items()
+    if name not in ("in a dictionary, state_dict", "code")
+}
 # The one before is gone back to, and what follows is the same.
 CHECKPOINTS: dict[str, tuple[Spoil, str]] = {
     **{name: (partial(_content, change), expect) for name, (change, expect) in _CONTENTS.items()},
