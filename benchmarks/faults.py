@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default=",".join(methods()), help="methods of models/ (default %(default)s)")
     parser.add_argument("--kinds", default="", help="kinds of faults, default all")
     parser.add_argument("--only", default="", metavar="REGEX", help="only faults whose '<program>: <kind>: <name>' it finds")
-    parser.add_argument("--each", type=int, default=0, metavar="N", help="only N of each kind for each program; 0: all (default)")
+    parser.add_argument("--each", type=int, default=0, metavar="N", help="at most N of each kind for each program; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="which N (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default %(default)s)")
     parser.add_argument("--list", action="store_true", help="print their names and leave")

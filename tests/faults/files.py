@@ -357,6 +357,9 @@ LOGITS = {**LOGITS, **{name: Damage(LOGITS[name].spoil, SAME) for name in ("miss
 DAMAGES: dict[str, dict[str, Damage]] = {
     "file": BINARY,
     "text": TEXT,
+    # Its content has no sum.
+    "unsummed": {**BINARY, **_flips(WHOLE), "more at its end": Damage(_bytes(lambda content: content + b"\0more"), WHOLE)},
+    "list": LISTS,
     "picture": PICTURES,
     "grey": _MAPS,
     "png": _MAPS,

@@ -17,8 +17,8 @@ from tests.faults.mill import AFTER, REFUSED, SAME, SOUND, STOPPED, WHOLE, Fault
 
 Condition = Callable[[], None]
 OUT = Path("out")
-# The owner of files while a program may not write; nobody.
-NOBODY = 65534
+# Rights of root (capabilities) for which nothing is unreadable or read-only: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH.
+_RIGHTS = (1, 2)
 
 
 def file_size(limit: int) -> None:
@@ -113,11 +113,21 @@ def can_mount() -> bool:
 
 
 def as_nobody() -> None:
-    """Without the rights of root, for which nothing is read-only."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    """Without the rights of root, for which nothing is read-only; its files it keeps."""
+    if os.geteuid() != 0:
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in _RIGHTS:
+        libc.prctl(24, number, 0, 0, 0)  # PR_CAPBSET_DROP: nor do programs that are started have it
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    for place in range(3):  # effective, permitted, inheritable
+        sets[place] &= ~sum(1 << number for number in _RIGHTS)
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def signal_at(number: int, name: int, *, after: bool = False) -> None:
@@ -136,14 +146,9 @@ def signal_at(number: int, name: int, *, after: bool = False) -> None:
     Path.replace = counted  # type: ignore[method-assign,assignment]
 
 
-def _own(folder: Path, mode: int) -> None:
-    """Give all files below a folder to nobody, where this is root, and `mode` to its `out`."""
+def _read_only(folder: Path) -> None:
     (folder / OUT).mkdir(exist_ok=True)
-    if os.geteuid() == 0:
-        for parent, _, names in os.walk(folder):
-            for path in (Path(parent), *(Path(parent, name) for name in names)):
-                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    (folder / OUT).chmod(mode)
+    (folder / OUT).chmod(0o555)
 
 
 def _file_for_folder(folder: Path) -> None:
@@ -151,7 +156,6 @@ def _file_for_folder(folder: Path) -> None:
 
 
 def _unreadable(path: str, folder: Path) -> None:
-    _own(folder, 0o755)
     (folder / path).chmod(0)
 
 
@@ -183,7 +187,7 @@ def machine_faults(program: Program) -> Iterator[Fault]:
     yield fault("output", "a full disk behind the screen", screen_full)
     yield fault("output", "nobody reads the screen", screen_gone)
     if "out" in program.writes:
-        yield fault("rights", "a read-only folder", as_nobody, spoil=partial(_own, mode=0o555), expect=REFUSED, names=("out",))
+        yield fault("rights", "a read-only folder", as_nobody, spoil=_read_only, expect=REFUSED, names=("out",))
         yield fault("rights", "a file where the folder should be", spoil=_file_for_folder, expect=REFUSED, names=("out",))
     for path in program.reads:
         yield fault("rights", f"{path} may not be read", as_nobody, spoil=partial(_unreadable, path), names=(Path(path).stem,))

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [f"scripts.{path.stem}" for path in sorted((ROOT / "scripts").glob("[!_]*.py"))]
 # Loaded by the programs when they first need them.
 LATER = (
-    "deeplab.__main__", "matplotlib.pyplot", "models.refiners.dense_crf", "modulefinder", "omegaconf", "pycocotools.mask", "scipy.io",
+    "deeplab.__main__", "matplotlib.pyplot", "models.refiners.dense_crf", "omegaconf", "pycocotools.mask", "scipy.io",
     "pydensecrf.densecrf", "tensorboard.summary.writer.event_file_writer", "torch._dynamo", "torch.utils.tensorboard",
-    "torch.package", "utils.report.groups", "utils.report.pages", "utils.training.journal",
+    "tests.faults.served", "torch.package", "utils.report.groups", "utils.report.pages", "utils.training.journal",
 )  # fmt: skip
 for _name in (*PROGRAMS, *LATER):
     with contextlib.suppress(ModuleNotFoundError):  # of the machine, or optional

@@ -4,117 +4,32 @@ A later method needs no line here: it is found by its file. A later program need
 the files it reads with their kinds (`tests.faults.files.DAMAGES`), and what it writes.
 """
 
-import importlib
-import json
-import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import yaml
-from PIL import Image
-
-from models.method import Method
-from tests.deeplab.tiny_deeplab import tiny_deeplab_settings
-from tests.faults.mill import REFUSED, ROOT, Program, run
-from tests.official_coco import write_coco
-from tests.official_voc import write_sbd, write_voc
-from tests.tiny_data import CLASSES, preset, tiny_settings, write_tiny_voc
-from utils.data.images import write_png
+from tests.faults.mill import REFUSED, Mill, Program
+from tests.faults.served import FILE, SERVED
+from tests.faults.world import (
+    ALL_STAGES,
+    EXPERTS,
+    MODEL,
+    SALIENCY_MODEL,
+    STAGES,
+    build_world,
+    methods,
+    section_of,
+)
 
 IMAGE = "data/JPEGImages/img_001.jpg"
 SALIENCY = "data/Sal/img_001.png"
 TRUTH = "data/SegmentationClassAug/img_001.png"
-LABELS, PAIRS = "data/train_cls.txt", "data/train_aug.txt"
-# What the configuration of a method in the world says beside `tiny_settings`.
-COMMON = (
-    "threads=1", "model.allow_missing=[]", "cam.checkpoint=${run_dir}/model/final.pth", "cam.pad_size=[]", "cam.labels=list",
-    "data.infer_list=${data.train_list}", "data.eval_list=${data.root}/train_aug.txt", "data.label_list=${data.train_list}",
-    "pseudo.refine=none", "pseudo.out_dir=${run_dir}/labels", "score.label_dir=${pseudo.out_dir}", "crf.iter_max=1",
-    "refine.workers=1", "view.workers=1", "score.workers=1", "check.workers=1", "bank.workers=1", "saliency.workers=1",
-    "check.cache=${run_dir}/cache.jsonl", "bank.source=labels", "bank.share=[0.01,1.0]", "bank.single_class=false",
-    "bank.min_salient=0",
-)  # fmt: skip
-# What a method needs to train on six pictures from random weights, and what it does not do: labels from its maps, or maps.
-OWN = {"crt": ("train.lr=0.01",), "irn": ("pseudo.refine=[random_walk]",)}
-# What a run starts from, where that is not the weights of one network.
-STARTS = {"crt": "last.pth", "crt_wsol": "last.pth"}
-STAGES = {"irn": ("train",), "crt_wsol": ("train", "make_cams"), "tscam": ("train", "make_cams")}
-ALL_STAGES = ("train", "make_cams", "gen_gt")
-SEGMENTATION = ("threads=1", "exp.output_dir=seg", "test.save_logits=fp16")
+PSEUDO = "data/pseudo/img_001.png"
+LABELS, PAIRS, BOXES = "data/train_cls.txt", "data/train_aug.txt", "data/boxes.txt"
 SEGMENTATION_WEIGHTS = "seg/models/tiny/deeplabv2_backbone_msc/train_aug/checkpoint_final.pth"
 LAST = "seg/models/tiny/deeplabv2_backbone_msc/train_aug/last.pth"
-
-
-@cache
-def methods() -> dict[str, type[Method]]:
-    """Return all methods of `models/` by name."""
-    found: dict[str, type[Method]] = {}
-    for path in sorted((ROOT / "models").glob("[!_]*.py")):
-        for kind in vars(importlib.import_module(f"models.{path.stem}")).values():
-            if isinstance(kind, type) and issubclass(kind, Method) and getattr(kind, "name", "") == path.stem:
-                found[path.stem] = kind
-    return found
-
-
-def section_of(method: str) -> str:
-    """Return the YAML section of a method."""
-    return methods()[method].section or method
-
-
-def build_world(folder: Path, names: Sequence[str]) -> Path:
-    """Write data, configurations and finished runs of some methods and of the segmentation stage below `folder`."""
-    write_tiny_voc(folder / "data")
-    for path in (folder / "data/SegmentationClassAug").iterdir():
-        write_png(folder / "data/pseudo" / path.name, np.roll(np.array(Image.open(path)), 3, axis=1))
-    (folder / "data/classes.txt").write_text("red\ngreen\nblue\n")
-    for name in names:
-        base = preset(section_of(name))
-        settings = [f"method={name}", *tiny_settings(Path(), section_of(name)), *COMMON, *OWN.get(name, ())]
-        _write_yaml(folder / f"{name}.yaml", settings, base=str(base))
-        own = ("--config", f"{name}.yaml", f"run_dir={name}")
-        for stage in (*STAGES.get(name, ALL_STAGES), *(("evaluate_cams",) if name == names[0] else ())):
-            _run(folder, f"scripts.{stage}", own)
-    settings = [f"dataset.n_classes={CLASSES + 1}", "dataset.labels=data/labels.txt", *tiny_deeplab_settings(Path())]
-    (folder / "data/labels.txt").write_text("0\tbackground\n1\tred\n2\tgreen\n3\tblue\n")
-    _write_yaml(folder / "deeplab.yaml", [*settings, *SEGMENTATION])
-    for command in ("train", "test"):
-        _run(folder, "deeplab.__main__", (command, "--config-path", "deeplab.yaml"))
-    write_voc(folder)
-    write_sbd(folder)
-    write_coco(folder / "coco")
-    _write_photos(folder)
-    return folder
-
-
-def _run(folder: Path, module: str, arguments: tuple[str, ...]) -> None:
-    ended = run(Program(module, module, arguments), folder, longest=600)  # the first one waits for the server
-    if ended.code != 0:
-        raise RuntimeError(f"{module} {' '.join(arguments)} fails ({ended.code}):\n{ended.err[-3000:]}")
-
-
-def _write_yaml(path: Path, settings: Sequence[str], **content: Any) -> None:
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        *sections, last = name.split(".")
-        inside = content
-        for section in sections:
-            inside = inside.setdefault(section, {})
-        inside[last] = yaml.safe_load(text) if text else ""
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def _write_photos(folder: Path) -> None:
-    (folder / "photos").mkdir()
-    rows = []
-    for index, name in enumerate(("a.jpg", "b.jpg", "c.jpg", "d.jpg")):
-        shutil.copy(folder / f"data/JPEGImages/img_{index:03d}.jpg", folder / "photos" / name)
-        rows.append((name, ["cat", "dog", "cat;dog"][index % 3]))
-    (folder / "labels.csv").write_text("file,class\n" + "".join(f"{name},{classes}\n" for name, classes in rows))
-    (folder / "labels.json").write_text(json.dumps({name: classes.split(";") for name, classes in rows}))
+# What a run starts from, where that is not the weights of one network.
+STARTS = {"crt": "last.pth", "crt_wsol": "last.pth"}
 
 
 def _first(world: Path, pattern: str) -> str:
@@ -132,13 +47,15 @@ def of_method(world: Path, name: str) -> list[Program]:
     out, stages = ("--config", config, "run_dir=out"), STAGES.get(name, ALL_STAGES)
     on_maps = (*out, f"cam.dir={cams}")
     weights = {f"{name}/model/final.pth": "weights"}
-    lists = {LABELS: "labels", IMAGE: "picture"}
+    lists = {PAIRS: "pairs", TRUTH: "mask"} if section == "irn" else {LABELS: "labels"}
+    lists[IMAGE] = "picture"
     start = f"{name}/model/{STARTS.get(name, 'final.pth')}"
     saliency = {SALIENCY: "grey"} if section == "l2g" else {}
     found = [
         Program(
             f"train {name}", "scripts.train", (*out, f"train.init_from={start}"),
-            {config: "yaml", **lists, **saliency, start: "networks" if name in STARTS else "weights"}, rerun=REFUSED, again=("train.resume=auto",),
+            {config: "yaml", **lists, **saliency, start: "networks" if name in STARTS else "weights"},
+            rerun=REFUSED, again=("train.resume=auto",),
             settings=("", "data", "model", "train", "validation", section),
         ),
         Program(
@@ -153,13 +70,8 @@ def of_method(world: Path, name: str) -> list[Program]:
                 {**lists, **weights}, settings=("cam",),
             )
         ]  # fmt: skip
-    if section == "irn":
-        found += [
-            Program(
-                f"make_boundaries {name}", "scripts.make_boundaries", (*out, f"boundaries.checkpoint={name}/model/final.pth"),
-                {**weights, IMAGE: "picture"}, settings=("boundaries",),
-            )
-        ]  # fmt: skip
+    if "make_boundaries" in stages:
+        found += _with_boundaries(world, name, weights)
     if "gen_gt" not in stages:
         return found
     one = _first(world, f"{cams}/img_001*")
@@ -171,11 +83,11 @@ def of_method(world: Path, name: str) -> list[Program]:
             settings=("refine", "crf"),
         ),
         Program(
-            f"make_seeds {name}", "scripts.make_seeds", (*on_maps, "seeds.workers=1"), {one: maps[one], LABELS: "labels", IMAGE: "picture"},
+            f"make_seeds {name}", "scripts.make_seeds", on_maps, {one: maps[one], LABELS: "labels", IMAGE: "picture"},
             settings=("seeds",),
         ),
         Program(
-            f"evaluate_boxes {name}", "scripts.evaluate_boxes", (*on_maps, "boxes.workers=1"), {**maps, TRUTH: "mask"},
+            f"evaluate_boxes {name}", "scripts.evaluate_boxes", on_maps, {**maps, TRUTH: "mask"},
             settings=("boxes",),
         ),
     ]  # fmt: skip
@@ -190,6 +102,26 @@ def of_method(world: Path, name: str) -> list[Program]:
                 {one: "png", _image_of(one): "picture"}, settings=("view",),
             ),
         ]  # fmt: skip
+    return found
+
+
+def _with_boundaries(world: Path, name: str, weights: dict[str, str]) -> list[Program]:
+    """Return what learns boundaries from CAMs of another method, and what walks along them."""
+    out, boundary = ("--config", f"{name}.yaml", "run_dir=out"), f"{name}/boundaries/img_001.npz"
+    found = [
+        Program(
+            f"make_boundaries {name}", "scripts.make_boundaries", (*out, f"boundaries.checkpoint={name}/model/final.pth"),
+            {**weights, IMAGE: "picture"}, settings=("boundaries",),
+        )
+    ]  # fmt: skip
+    for cams in sorted(path.relative_to(world) for path in world.glob("*/ms/attention"))[:1]:
+        walked = (*out, f"cam.dir={cams}", f"random_walk.boundary_dir={name}/boundaries")
+        one = _first(world, f"{cams}/img_001*")
+        reads = {boundary: "npz", one: one.rpartition(".")[2]}
+        found += [
+            Program(f"gen_gt {name}", "scripts.gen_gt", (*walked, "pseudo.refine=[random_walk]"), reads),
+            Program(f"make_instances {name}", "scripts.make_instances", walked, reads, settings=("instances",)),
+        ]
     return found
 
 
@@ -210,7 +142,7 @@ def tools(world: Path, name: str) -> list[Program]:
         ),
         Program(
             "make_foreground_bank", "scripts.make_foreground_bank", (*out, "bank.label_dir=data/pseudo"),
-            {"data/pseudo/img_001.png": "mask", IMAGE: "picture", SALIENCY: "grey", PAIRS: "pairs"},
+            {PSEUDO: "mask", IMAGE: "picture", SALIENCY: "grey", PAIRS: "pairs"},
             settings=("bank",),
         ),
         Program(
@@ -226,6 +158,30 @@ def tools(world: Path, name: str) -> list[Program]:
         Program(
             "convert_weights", "scripts.convert_weights", (f"{name}/model/final.pth", "out/weights.safetensors"),
             {f"{name}/model/final.pth": "file"},
+        ),
+        Program("convert_weights, MXNet", "scripts.convert_weights", (MODEL, "out/weights.pth"), {MODEL: "unsummed"}),
+        Program("download", "tests.faults.served", ("archive", "--to", "out"), {f"{SERVED}/{FILE}": "file"}),
+        Program(
+            "evaluate_boxes, list", "scripts.evaluate_boxes",
+            (*out, f"cam.dir={name}/ms/attention", f"boxes.file={BOXES}", "data.label_list=data/single_cls.txt"),
+            {BOXES: "list"},
+        ),
+        Program(
+            f"train {name}, loaders", "scripts.train", (*out, "data.workers=2"), {IMAGE: "picture"}, rerun=REFUSED,
+            again=("train.resume=auto",),
+        ),
+        *(
+            Program(
+                "make_saliency", "scripts.make_saliency",
+                (*out, f"saliency.model={SALIENCY_MODEL}", "saliency.out_dir=out/sal"),
+                {SALIENCY_MODEL: "unsummed", IMAGE: "picture"}, settings=("saliency",),
+            )
+            for _ in world.glob(SALIENCY_MODEL)
+        ),
+        Program(
+            "prepare_cub", "scripts.prepare_cub", ("--cub", "CUB_200_2011", *target),
+            {"CUB_200_2011/images.txt": "text", "CUB_200_2011/bounding_boxes.txt": "text",
+             "CUB_200_2011/images/002.Auk/Auk_0001_2.jpg": "linked"},
         ),
         Program(
             "prepare_voc", "scripts.prepare_voc", (*source, *target),
@@ -258,10 +214,11 @@ def segmentation(world: Path) -> list[Program]:
     data = {"deeplab.yaml": "yaml", PAIRS: "pairs", IMAGE: "picture"}
     out = (*config, "exp.output_dir=out")
     weights = ("--model-path", SEGMENTATION_WEIGHTS)
+    experts = _first(world, "seg/models/experts/**/checkpoint_final.pth")
     logits = _first(world, "seg/features/**/img_001.npz")
     return [
         Program(
-            "deeplab train", module, ("train", *out), {**data, "data/pseudo/img_001.png": "mask"}, rerun=REFUSED,
+            "deeplab train", module, ("train", *out), {**data, PSEUDO: "mask"}, rerun=REFUSED,
             again=("train.resume=auto",), settings=("", "dataset", "image", "model", "solver", "train"),
         ),
         Program(
@@ -274,6 +231,22 @@ def segmentation(world: Path) -> list[Program]:
         ),
         Program("deeplab crf", module, ("crf", *config), {**data, logits: "logits", TRUTH: "mask"}, writes=("seg",)),
         Program(
+            "deeplab crf, labels", module,
+            ("crf", *out, *weights, "test.unlabelled=true", "dataset.split.test=train_aug", "dataset.val_list=",
+             f"test.class_filter={LABELS}", "test.ignore_below=0.3", "test.fill_from=data/pseudo", "test.out_dir=out/labels",
+             "test.name=round1"),
+            {LABELS: "labels", PSEUDO: "mask"},
+        ),
+        Program(
+            "deeplab train, experts", module, ("train", *out, *EXPERTS), {PSEUDO: "mask"}, rerun=REFUSED,
+            again=("train.resume=auto",), settings=("thresholds", "cdl"),
+        ),
+        Program(
+            "deeplab refresh", module, ("refresh", *out, *EXPERTS, "--model-path", experts),
+            {experts: "weights", PSEUDO: "mask"},
+        ),
+        Program("deeplab convert", module, ("convert", "resnet.pth", "out/weights.pth"), {"resnet.pth": "file"}),
+        Program(
             "deeplab demo", module, ("demo", *config, *weights, "--image-path", IMAGE, "--out", "out"),
             {IMAGE: "picture", SEGMENTATION_WEIGHTS: "weights"},
         ),
@@ -282,8 +255,6 @@ def segmentation(world: Path) -> list[Program]:
 
 def main() -> None:
     """Build a world, run all programs on it, and print how they end (to see that they are sound)."""
-    from tests.faults.mill import Mill
-
     world = Path(tempfile.mkdtemp(prefix="world_"))
     names = ["l2g", *(name for name in methods() if name != "l2g")]
     build_world(world, names)

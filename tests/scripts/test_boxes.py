@@ -19,7 +19,7 @@ from utils.runtime.cards import read_cards
 BIRDS = (("001.Black_footed_Albatross", "Black_0001_1"), ("002.Auk", "Auk_0001_2"), ("002.Auk", "Auk_0002_3"))
 
 
-def _write_cub(root: Path) -> Path:
+def write_cub(root: Path) -> Path:
     for folder, name in BIRDS:
         (root / "images" / folder).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30)).save(root / "images" / folder / f"{name}.jpg")
@@ -37,7 +37,7 @@ def _write_cub(root: Path) -> Path:
 def test_cub_from_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tmp_path / "CUB_200_2011.tgz"
     with tarfile.open(archive, "w:gz") as file:
-        file.add(_write_cub(tmp_path / "CUB_200_2011"), "CUB_200_2011")
+        file.add(write_cub(tmp_path / "CUB_200_2011"), "CUB_200_2011")
     main(["--cub", str(archive), "--out", str(tmp_path / "cub")])
     assert "train_cls.txt 2 images (published 5994)" in capsys.readouterr().out
     assert read_label_list(tmp_path / "cub/train_cls.txt", 2) == {"Black_0001_1": (0,), "Auk_0002_3": (1,)}
@@ -48,7 +48,7 @@ def test_cub_from_the_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_damaged_cub_is_named(tmp_path: Path) -> None:
-    root = _write_cub(tmp_path / "cub200")
+    root = write_cub(tmp_path / "cub200")
     (root / "bounding_boxes.txt").write_text("1 6.0 2.0 30.0 20.0\n2 0 0 40 30\n")
     with pytest.raises(UserError, match=r"bounding_boxes.txt has no line for image 3"):
         prepare(CubSettings(root, tmp_path / "out"))
@@ -136,7 +136,7 @@ def test_wrong_boxes_are_told(tmp_path: Path) -> None:
 
 
 def test_training_images_are_held_out_by_class(tmp_path: Path) -> None:
-    root = _write_cub(tmp_path / "cub200")
+    root = write_cub(tmp_path / "cub200")
     report = prepare(CubSettings(root, tmp_path / "cub", hold_out=2))
     assert "fit_cls.txt 0 and held_cls.txt 2 images" in report  # one of each class is all there is
     assert set(read_label_list(tmp_path / "cub/held_cls.txt", 2)) == {"Black_0001_1", "Auk_0002_3"}

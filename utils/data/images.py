@@ -138,8 +138,12 @@ def write_png(path: Path, array: NDArray[np.uint8], palette: bytes | None = None
 
 def _load(path: Path, damaged: str = "replace it") -> Image.Image:
     try:
-        with Image.open(only_file(path)) as image:
+        with only_file(path).open("rb") as file:
+            image = Image.open(file)
             image.load()
+            if image.format == "PNG":  # of its last rows PIL's decoder looks at no sum
+                file.seek(0)
+                Image.open(file).verify()
             return image
     except _DAMAGE as error:
         raise _unreadable(path, error, damaged) from error

@@ -1,3 +1,4 @@
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,16 @@ def test_a_damaged_cam_names_the_ways_to_make_it_again(tmp_path: Path) -> None:
     (tmp_path / "a_0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"a_0\.png is damaged .*scripts\.make_cams .* again.*cam\.overwrite=true"):
         read_cam(tmp_path / "a_0.png")
+
+
+def test_a_flipped_bit_of_a_png_is_seen(tmp_path: Path) -> None:
+    """PIL's decoder stops at the last pixel and looks at no sum."""
+    path, ramp = tmp_path / "a.png", np.tile(np.arange(16, dtype=np.uint8), (12, 1))
+    write_png(path, ramp)
+    content = path.read_bytes()
+    for place in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with contextlib.suppress(UserError):
+            np.testing.assert_array_equal(read_cam(path), ramp)

@@ -17,7 +17,7 @@ from utils.training.weights import load_weights, mxnet_key, read_weights, save_c
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-def _params(arrays: dict[str, np.ndarray], version: int = 2) -> bytes:
+def params_bytes(arrays: dict[str, np.ndarray], version: int = 2) -> bytes:
     """Return an MXNet NDArray-list file."""
     out = struct.pack("<QQQ", 0x112, 0, len(arrays))
     for array in arrays.values():
@@ -49,11 +49,11 @@ def test_params_files_are_read_without_mxnet(tmp_path: Path, version: int) -> No
         "arg:linear1000_weight": np.zeros((2, 2), np.float32),
     }
     path = tmp_path / "net.params"
-    path.write_bytes(_params(arrays, version))
+    path.write_bytes(params_bytes(arrays, version))
     state = read_weights(path)
     assert set(state) == {"conv1a.weight", "bn7.running_mean"}
     np.testing.assert_array_equal(state["conv1a.weight"], arrays["arg:conv1a_weight"])
-    path.write_bytes(_params(arrays, version)[:-30])
+    path.write_bytes(params_bytes(arrays, version)[:-30])
     with pytest.raises(UserError, match="ends too early"):
         read_weights(path)
     path.write_bytes(b"\0" * 64)
@@ -134,7 +134,7 @@ FORGED = {
     "product beyond 64 bits": struct.pack("<QQQIii3qiii", 0x112, 0, 1, 0xF993FAC9, 0, 3, 2**40, 2**40, 2**40, 1, 0, 0),
     "no data, sides beyond 64 bits": struct.pack("<QQQIii3qiii", 0x112, 0, 1, 0xF993FAC9, 0, 3, 0, 2**62, 2**62, 1, 0, 0),
     "negative dimensions": struct.pack("<QQQIii", 0x112, 0, 1, 0xF993FAC9, 0, -3),
-    "a name that is no UTF-8": _params({"arg:a_weight": np.zeros(1, np.float32)})[:-12] + b"\xff" * 12,
+    "a name that is no UTF-8": params_bytes({"arg:a_weight": np.zeros(1, np.float32)})[:-12] + b"\xff" * 12,
 }
 
 
