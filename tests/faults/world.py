@@ -44,7 +44,7 @@ STAGES = {
 }  # fmt: skip
 ALL_STAGES = ("train", "make_cams", "gen_gt")
 SEGMENTATION = ("threads=1", "exp.output_dir=seg", "test.save_logits=fp16")
-EXPERTS = ("method=cdl_b", "exp.id=experts", "model.msc_scales=[]")
+EXPERTS = ("method=cdl_b", "exp.id=experts", "model.msc_scales=[]", "solver.iter_max=2", "thresholds.scales=[0.5]")
 MODEL, SALIENCY_MODEL = "net.params", "saliency.onnx"
 
 
