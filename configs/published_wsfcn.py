@@ -1,45 +1,15 @@
 """The published settings of WS-FCN and 1-Stage (`--cfg their.yaml --set KEY VALUE ...`) in terms of ours, as a table."""
 
-import ast
-import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-# What a published run starts from, by --dataset.
-BASES = {"pascal_voc": "configs/wsfcn_voc.yaml", "coco": "configs/wsfcn_coco.yaml"}
-# Published flag -> the overrides its value goes into.
-FLAGS = {
-    "--exp": ("name={}",),
-    "--run": ("run_dir=runs/${{name}}/{}",),
-    "--resume": ("train.resume=${{run_dir}}/model/model_enc_{}.pth", "cam.checkpoint=${{run_dir}}/model/model_enc_{}.pth"),
-    "--workers": ("data.workers={}",),
-    "--infer-list": ("data.infer_list={}", "data.eval_list={}"),
-    "--mask-output-dir": ("cam.label_dir={}", "pseudo.out_dir={}/crf"),
-}
+from configs.published import Joined, Published, Row
+from configs.schema import Config
+
 TRUNKS = ("resnet38", "resnet50", "resnet101", "vgg16")
 BASELINE = "bsl"
 
-
-@dataclass(frozen=True)
-class Row:
-    """A published key.
-
-    Attributes:
-        default: the published one, which a file that does not name the key relies on; also says of which type its values are.
-        key: ours; empty: it has no effect here, or is translated together with others (`_together`).
-        convert: its value to ours.
-        choices: values there are; empty: any of the type.
-    """
-
-    default: Any
-    key: str = ""
-    convert: Callable[[Any], Any] = lambda value: value
-    choices: tuple[str, ...] = ()
-
-
-TABLE = {
+ROWS = {
     "NUM_GPUS": Row(1),
     "TRAIN.BATCH_SIZE": Row(20, "train.batch_size"),
     "TRAIN.NUM_EPOCHS": Row(15, "train.epochs", lambda last: last + 1),  # passes 0 to NUM_EPOCHS
@@ -84,53 +54,11 @@ TABLE = {
     "DEBUG": Row(False),
     "PYTORCH_VERSION_LESS_THAN_040": Row(False),
 }
-# Of the data set, not of the program: a file that does not name it says nothing about it.
-NO_DEFAULT = ("TEST.NUM_CLASSES",)
 
 
-def translate(given: Mapping[str, Any], *, whole: bool, method: str, head_factor: float) -> tuple[list[str], list[str]]:
-    """Return published settings as `key=value` overrides of ours, and the names of those given that have no effect here.
-
-    As published, texts that are Python literals count as these, and lists and tuples are the same. A whole number may stand for
-    a fraction.
-
-    Args:
-        given: dotted published key -> value.
-        whole: they are a whole file, so keys it does not name have their published defaults.
-        method: of the configuration that is overridden, wsfcn or onestage: NET.MODEL "ae" means that of the reading program.
-        head_factor: its `train.lr_head_factor`.
-
-    Raises:
-        ValueError: for an unknown key, a value of another type, or one that is none of the choices (so is the default of
-            NET.MODEL).
-    """
-    defaults = {key: row.default for key, row in TABLE.items() if key not in NO_DEFAULT} if whole else {}
-    values = {key: _checked(key, value) for key, value in {**defaults, **given}.items()}
-    ours = {row.key: row.convert(values[key]) for key, row in TABLE.items() if row.key and key in values}
-    joined = _Joined(values)
-    ours |= dict(_together(joined, method, head_factor))
-    unused = [key for key in given if not TABLE[key].key and key not in joined.asked]
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in ours.items()}
-    return [f"{key}={text}" for key, text in texts.items()], unused
-
-
-class _Joined:
-    """Published values; knows which were asked for."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values, self.asked = values, set[str]()
-
-    def any(self, *keys: str) -> bool:
-        """Return whether one of these is given."""
-        return any(key in self.values for key in keys)
-
-    def __getitem__(self, key: str) -> Any:
-        self.asked.add(key)
-        return self.values.get(key, TABLE[key].default)
-
-
-def _together(published: _Joined, method: str, head_factor: float) -> Iterator[tuple[str, Any]]:
-    """Yield ours of the published keys that go into several, or several of which go into one."""
+def _together(published: Joined, base: Config) -> Iterator[tuple[str, Any]]:
+    """Yield ours of the joined keys; NET.MODEL "ae" means the method of the reading program, wsfcn or onestage."""
+    method, head_factor = base.method, base.train.lr_head_factor
     baseline = published.any("NET.MODEL") and published["NET.MODEL"] == BASELINE
     if baseline:
         yield from {"method": BASELINE, "model.allow_missing": ["fc8.*"], "cam.label_power": 1}.items()
@@ -155,18 +83,19 @@ def _together(published: _Joined, method: str, head_factor: float) -> Iterator[t
         yield "cam.label_power", published["TEST.BG_POW"]
 
 
-def _checked(key: str, value: Any) -> Any:
-    if key not in TABLE:
-        raise ValueError(f"published key '{key}' is unknown; configs/published_wsfcn.py lists the known ones")
-    row = TABLE[key]
-    if isinstance(value, str) and not isinstance(row.default, str):
-        with contextlib.suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(value)
-    value = list(value) if isinstance(value, tuple) else value
-    kinds = (int, float) if isinstance(row.default, float) else (type(row.default),)
-    if type(value) not in kinds:
-        kind = type(row.default).__name__
-        raise ValueError(f"published key '{key}' is {value!r}, expected a value of type {kind} such as {row.default!r}")
-    if row.choices and value not in row.choices:
-        raise ValueError(f"published key '{key}' is {value!r}, expected one of {', '.join(row.choices)}")
-    return value
+WSFCN = Published(
+    methods=("wsfcn", "onestage", "bsl"),
+    file="--cfg",
+    bases={"pascal_voc": "configs/wsfcn_voc.yaml", "coco": "configs/wsfcn_coco.yaml"},
+    rows=ROWS,
+    flags={
+        "--exp": ("name={}",),
+        "--run": ("run_dir=runs/${{name}}/{}",),
+        "--resume": ("train.resume=${{run_dir}}/model/model_enc_{}.pth", "cam.checkpoint=${{run_dir}}/model/model_enc_{}.pth"),
+        "--workers": ("data.workers={}",),
+        "--infer-list": ("data.infer_list={}", "data.eval_list={}"),
+        "--mask-output-dir": ("cam.label_dir={}", "pseudo.out_dir={}/crf"),
+    },
+    together=_together,
+    no_default=("TEST.NUM_CLASSES",),
+)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.fields import compose
-from configs.published_wsfcn import BASES, FLAGS, translate
+from configs.published import Published, translate
+from configs.published_wsfcn import WSFCN
+from configs.published_wsol import WSOL
 from configs.schema import Config
 from models.refiners import build_cam_refiner, build_refiner, refiner_names, refiner_sections
 from utils.cams.refinement import Refinement
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from models.method import Method
+
+
+PUBLISHED = (WSFCN, WSOL)
+# Of published command lines, whichever system they are of; pairs KEY VALUE need no flag.
+PAIRS, DATASET = "--set", "--dataset"
 
 
 def config_schema(content: Mapping[str, Any]) -> type[Config]:
@@ -47,52 +54,66 @@ def _inside(content: Mapping[str, Any], section: str, key: str) -> Any:
 def parse_args(argv: list[str], doc: str) -> Config:
     """Turn `--config FILE [key=value ...]` into a checked `Config`; see `utils.config.parse_schema_args`.
 
-    Arguments of the published WS-FCN and 1-Stage programs are taken as well: `--cfg FILE`, `--set KEY VALUE ...`, and the flags
-    of `configs.published_wsfcn`. What they say comes before `key=value` arguments.
+    Arguments of published programs are taken as well: the flag of their YAML file, pairs `KEY VALUE`, and the flags of
+    `configs.published_*`. What they say comes before `key=value` arguments.
     """
     return parse_schema_args(_translated(argv), doc, config_schema)
 
 
 def _translated(argv: list[str]) -> list[str]:
     """Return a command line with published arguments in terms of ours."""
-    left, ours, given = list(argv), list[str](), dict[str, str]()
-    values: dict[str, str] = {}
+    left, ours, pairs, values = list(argv), list[str](), dict[str, str](), dict[str, str]()
+    known = {DATASET}.union(*(system.own_flags for system in PUBLISHED))
     while left:
-        flag, equals, value = left.pop(0).partition("=")
-        if flag == "--set":
-            while left and not left[0].startswith("--") and "=" not in left[0]:
-                if len(left) == 1:
-                    raise UserError(f"--set {left[0]} has no value; expected --set KEY VALUE ...")
-                given[left[0]] = left[1]
-                del left[:2]
-        elif flag in (*CONFIG_OPTIONS, "--cfg", "--dataset", *FLAGS):
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag in (*CONFIG_OPTIONS, *known):
             if not equals and not left:
                 raise UserError(f"{flag} needs a value")
             values["--config" if flag in CONFIG_OPTIONS else flag] = value if equals else left.pop(0)
+        elif equals or word.startswith("-"):
+            ours += [] if word == PAIRS else [word]
+        elif not left:
+            raise UserError(f"argument '{word}' is neither --config FILE nor key=value, and as a published KEY has no VALUE")
         else:
-            ours.append(flag + equals + value)
-    if not given and not values.keys() - {"--config"}:
+            pairs[word] = left.pop(0)
+    if not pairs and not values.keys() - {"--config"}:
         return argv
-    dataset = values.get("--dataset", next(iter(BASES)))
-    if dataset not in BASES:
-        raise UserError(f"--dataset is {dataset}, expected one of {', '.join(BASES)}")
-    path = values.get("--config", BASES[dataset])
-    ours = [text.format(values[flag]) for flag, texts in FLAGS.items() if flag in values for text in texts] + ours
-    return [
-        "--config",
-        path,
-        *_published(values.get("--cfg", ""), given, load_config(path, [o for o in ours if "=" in o])),
-        *ours,
-    ]
+    system = _system_of(values, pairs, ours)
+    dataset = values.get(DATASET, next(iter(system.bases)))
+    if dataset not in system.bases:
+        raise UserError(f"--dataset is {dataset}, expected one of {', '.join(system.bases)}")
+    path = values.get("--config", system.bases[dataset])
+    ours = [text.format(values[flag]) for flag, texts in system.flags.items() if flag in values for text in texts] + ours
+    given = {**{flag: value for flag, value in values.items() if flag in system.rows}, **pairs}
+    base = load_config(path, [o for o in ours if "=" in o])
+    return ["--config", path, *_published(system, values.get(system.file, ""), given, base), *ours]
 
 
-def _published(file: str, given: Mapping[str, str], base: Config) -> list[str]:
-    """Return a published file and its overrides (`--set`) as overrides of `base`; names on stderr what has no effect."""
+def _system_of(values: Mapping[str, str], pairs: Mapping[str, str], ours: list[str]) -> Published:
+    """Return whose command line it is: by its flags, else by the method of the configuration its pairs override."""
+    flags = values.keys() - {"--config", DATASET}
+    if flags:
+        found = next((system for system in PUBLISHED if flags <= system.own_flags), None)
+        if found is None:
+            raise UserError(f"{' and '.join(sorted(flags))} are of different published programs")
+        return found
+    if "--config" not in values:
+        return WSFCN
+    method = load_config(values["--config"], [each for each in ours if "=" in each]).method
+    found = next((system for system in PUBLISHED if method in system.methods), None)
+    if found is None:
+        raise UserError(f"argument '{next(iter(pairs), DATASET)}' is no key=value, and method={method} has no published keys")
+    return found
+
+
+def _published(system: Published, file: str, given: Mapping[str, str], base: Config) -> list[str]:
+    """Return a published file and its overrides as overrides of `base`; names on stderr what has no effect."""
     content = {**({key.upper(): value for key, value in read_flat(file).items()} if file else {}), **given}
     try:
-        overrides, unused = translate(content, whole=bool(file), method=base.method, head_factor=base.train.lr_head_factor)
+        overrides, unused = translate(system, content, base, whole=bool(file))
     except ValueError as error:
-        raise UserError(f"{file or '--set'}: {error}") from error
+        raise UserError(f"{file or 'published settings'}: {error}") from error
     if unused and os.environ.get("RANK", "0") == "0":
         print(f"published settings without effect here: {', '.join(unused)}", file=sys.stderr)
     return overrides

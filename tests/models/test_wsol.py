@@ -16,10 +16,11 @@ from models.method import Batch
 from models.tscam import WsolSettings
 from scripts import evaluate_boxes, make_cams
 from scripts import train as training
-from scripts.build import load_config
+from scripts.build import load_config, parse_args
 from tests.golden_weights import filled_branches
 from tests.tiny_data import CLASSES, tiny_config, write_tiny_voc
 from utils.data.lists import read_label_list
+from utils.errors import UserError
 from utils.training.optim import Schedule, SideBySide, build_optimizer, set_learning_rate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "crt"
@@ -141,6 +142,53 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     dropped = block.train()._dropped(branch)
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert float(dropped.mean()) == pytest.approx(1, abs=0.1)
+
+
+FILE = """
+BASIC: {SEED: 26, BACKUP_CODES: True, BACKUP_LIST: [lib, tools_cam, configs]}
+MODEL: {ARCH: deit_tscam_small_patch16_224, CAM_THR: 0.1, TOP_K: 1}
+DATA: {DATASET: CUB, DATADIR: data/CUB_200_2011, NUM_CLASSES: 200, RESIZE_SIZE: 256, CROP_SIZE: 224,
+       IMAGE_MEAN: [0.485, 0.456, 0.406], IMAGE_STD: [0.229, 0.224, 0.225]}
+TRAIN: {BATCH_SIZE: 64}
+TEST: {BATCH_SIZE: 64, SAVE_BOXED_IMAGE: False, TEN_CROPS: False}
+SOLVER: {START_LR: 0.0005, LR_STEPS: [30], NUM_EPOCHS: 60, LR_FACTOR: 0.1, MUMENTUM: 0.9, WEIGHT_DECAY: 0.0005}
+CUDNN: {BENCHMARK: False, DETERMINISTIC: True, ENABLE: True}
+"""
+
+
+def test_published_files_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(FILE)
+    ours = load_config("configs/wsol_cub.yaml")
+    same = ["data.workers=8", f"train.log_every={ours.train.log_every}", f"cam.batch_size={ours.cam.batch_size}"]
+    read = parse_args(["--config_file", str(file), "--lr", "5e-5", "--resume", ours.cam.checkpoint, *same], "")
+    assert read == ours  # the file says what configs/wsol_cub.yaml does
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("published settings without effect here: BASIC.BACKUP_CODES, ")
+    assert all(told.count(key) == 1 for key in ("SOLVER.START_LR", "SOLVER.MUMENTUM", "SOLVER.WEIGHT_DECAY", "MODEL.TOP_K"))
+    pairs = ["MODEL.CAM_THR", "0.2", "SOLVER.NUM_EPOCHS", "12", "SOLVER.LR_STEPS", "[5]", "DATA.CROP_SIZE", "448"]
+    changed = parse_args(["--config_file", str(file), *pairs, "TEST.SAVE_BOXED_IMAGE", "True", "train.lr=0.5"], "")
+    assert (changed.boxes.threshold, changed.train.decay_epochs, changed.train.keep_epochs) == (0.2, [4, 9], [])
+    assert (changed.cam.input_size, changed.boxes.size) == ([448, 448], [448, 448])
+    assert (changed.train.lr, changed.boxes.vis_dir) == (0.5, "runs/wsol_cub/boxes/pictures")
+    assert parse_args(["--config", "configs/wsol_cub.yaml", "MODEL.CAM_THR", "0.3"], "").boxes.threshold == 0.3
+    assert parse_args(["--config_file", str(file)], "").train.lr == 0.0005  # that of --lr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL.CAM_THRESHOLD", "0.1"], "published key 'MODEL.CAM_THRESHOLD' is unknown"),
+        (["SOLVER.NUM_EPOCHS", "many"], "'SOLVER.NUM_EPOCHS' is 'many', expected a value of type int such as 60"),
+        (["MODEL.ARCH", "deit_tscam_tiny"], "expected one of deit_tscam_small_patch16_224"),
+        (["MODEL.CAM_THR"], "as a published KEY has no VALUE"),
+        (["--cfg", "theirs.yaml"], "--cfg and --config_file are of different published programs"),
+    ],
+)
+def test_published_settings_that_cannot_be(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "theirs.yaml").write_text(FILE)
+    with pytest.raises(UserError, match=message):
+        parse_args(["--config_file", str(tmp_path / "theirs.yaml"), *arguments], "")
 
 
 @pytest.mark.parametrize("name", ["crt_wsol", "tscam"])
