@@ -2,6 +2,7 @@
 
     python -m deeplab train --config-path configs/voc12_resnet_dplv2.yaml [key=value ...]
     torchrun --nproc_per_node=2 -m deeplab train --config-path configs/voc12_resnet_dplv2.yaml ...
+    python -m deeplab train --config-path configs/voc12_resnet_dplv2.yaml --estimate     # memory and time, told without a GPU
 
 Writes <exp.output_dir>/models/<exp.id>/<model>/<split.train>/checkpoint_<iteration>.pth and checkpoint_final.pth (weights
 alone, published names) and last.pth (continue with train.resume=auto); TensorBoard, log.txt and config.yaml in
@@ -10,6 +11,7 @@ alone, published names) and last.pth (continue with train.resume=auto); TensorBo
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from configs.deeplab_schema import PLAIN, DeepLabConfig, ImageConfig
 from deeplab.cdl import ExpertLosses
-from deeplab.dataset import CropDataset
+from deeplab.dataset import CropDataset, blank_batch
 from deeplab.losses import LossModule, resize_labels
 from deeplab.network import BACKBONE, MultiScale, MultiScaleExperts, build_deeplab, segmentation_groups, trunk_name
 from deeplab.outputs import FINAL, TITLES, experiment, logs_dir, models_dir
@@ -36,6 +38,7 @@ from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, sum_over_ranks, training_session
 from utils.runtime.provenance import fingerprint
+from utils.training.estimate import CPU, FLAG, Estimate, Unread, estimate, tell
 from utils.training.hub import HUB, HubWeights, hub_weights
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
@@ -46,6 +49,9 @@ from utils.training.weights import save_weights
 
 def main(argv: list[str]) -> None:
     """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
+    if FLAG in argv:
+        tell(estimated(parse_args([each for each in argv if each != FLAG], __doc__ or "")))
+        return
     code = run(parse_args(argv, __doc__ or ""))
     if code:
         sys.exit(code)
@@ -95,6 +101,17 @@ def run(cfg: DeepLabConfig) -> int:
             _write_card(cfg, state, len(items), init)
             log.info("finished; weights in %s", folder / FINAL)
     return code
+
+
+def estimated(cfg: DeepLabConfig) -> Estimate:
+    """Return what training as configured asks of a GPU; neither data nor weights are read."""
+
+    network, alone = build_deeplab(cfg), Dist(rank=0, world=1, local_rank=0, device=CPU)
+
+    def begin() -> tuple[Segmentation, Course, TrainState]:
+        return Segmentation(cfg, network, alone), build_course(cfg, Unread()), build_state(cfg, network, [])
+
+    return estimate(network, begin, partial(blank_batch, cfg))
 
 
 class Segmentation:
@@ -164,7 +181,7 @@ def build_schedule(cfg: DeepLabConfig) -> Schedule:
     return Schedule("poly", power=cfg.solver.poly_power, hold=cfg.solver.lr_decay, to_zero=True, warmup=cfg.train.warmup_iters)
 
 
-def build_course(cfg: DeepLabConfig, dataset: CropDataset) -> Course:
+def build_course(cfg: DeepLabConfig, dataset: CropDataset | Unread) -> Course:
     """Return the course of a training on a data set."""
     solver, mean, std = cfg.solver, cfg.image.mean, cfg.image.std
     return Course(

@@ -3,6 +3,7 @@
     python -m scripts.train --config configs/l2g_voc.yaml [key=value ...]                    # one GPU, or the CPU
     torchrun --nproc_per_node=2 -m scripts.train --config configs/l2g_voc.yaml               # two GPUs
     torchrun --nnodes=2 --node_rank=$R --master_addr=$A --nproc_per_node=8 -m scripts.train ...  # two machines
+    python -m scripts.train --config configs/l2g_voc.yaml --estimate     # memory and time it would take, told without a GPU
 
 Writes <run_dir>/model/last.pth (continue with train.resume=auto), final.pth (weights of the network CAMs are made with,
 published key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb. SIGTERM and Ctrl-C save and leave.
@@ -12,6 +13,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
-from configs.schema import Config, TrainConfig
+from configs.schema import Config, TrainConfig, ValidationConfig
 from models.cam_net import batch_norms
 from models.method import Method, find_method
 from scripts.build import build_method, parse_args
@@ -28,13 +30,14 @@ from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.classes import resolve_class_names
 from utils.data.lists import holds_paths
 from utils.data.paste import collate_views
-from utils.data.samples import CornerViews, ViewDataset
+from utils.data.samples import CornerViews, ViewDataset, blank_batch
 from utils.errors import UserError, run_program
 from utils.prepare.disk import check_cheaply
 from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, training_session
 from utils.runtime.provenance import fingerprint
+from utils.training.estimate import CPU, FLAG, Estimate, Unread, estimate, tell
 from utils.training.journal import write_summary
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span, batches_of
@@ -48,6 +51,9 @@ FINAL = "final.pth"
 
 def main(argv: list[str]) -> None:
     """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
+    if FLAG in argv:
+        tell(estimated(parse_args([each for each in argv if each != FLAG], __doc__ or "")))
+        return
     code = run(parse_args(argv, __doc__ or ""))
     if code:
         sys.exit(code)
@@ -84,7 +90,19 @@ def run(cfg: Config) -> int:
     return code
 
 
-def build_course(cfg: Config, method: Method, dataset: ViewDataset) -> Course:
+def estimated(cfg: Config) -> Estimate:
+    """Return what training as configured asks of a GPU; neither data nor weights are read, the list only where it is there."""
+    cfg = replace(cfg, compile=False, validation=ValidationConfig())
+    listed, method = Unread(cfg.data.train_list), build_method(cfg, CPU, initial=False)
+
+    def begin() -> tuple[Method, Course, TrainState]:
+        course = build_course(cfg, method, listed)
+        return method, course, build_state(cfg, method, listed, course.plan)
+
+    return estimate(method, begin, partial(blank_batch, cfg.data, cfg.settings))
+
+
+def build_course(cfg: Config, method: Method, dataset: ViewDataset | Unread) -> Course:
     """Return the course of a run: its phases over the data set's epochs, rates, logs and checkpoints."""
     train = cfg.train
     per_epoch = batches_of(len(dataset), train.batch_size, drop_last=train.drop_last)
@@ -158,7 +176,7 @@ def build_schedule(train: TrainConfig) -> Schedule:
     )
 
 
-def build_state(cfg: Config, method: Method, dataset: ViewDataset, plan: Plan) -> TrainState:
+def build_state(cfg: Config, method: Method, dataset: ViewDataset | Unread, plan: Plan) -> TrainState:
     """Return the state of a training at its beginning."""
     train = cfg.train
     optimizer = build_optimizer(

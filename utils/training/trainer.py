@@ -130,7 +130,7 @@ class Trainer:
         )
         with logs as self.journal:
             for batch in self._batches():
-                self._enter_phase()
+                self.enter_phase()
                 first, behind = plan.window(state.position)
                 output = self.backward(batch, window=behind - first, steps=state.position + 1 == behind)
                 state.position, ids = state.position + 1, ids + batch["id"]
@@ -169,7 +169,7 @@ class Trainer:
             share = _share(len(batch["id"]), position, plan.images_in(position), place)
             yield {**to_device(batch, place.device), "share": share, "step": plan.step(position)[0]}
 
-    def _enter_phase(self) -> None:
+    def enter_phase(self) -> None:
         """Build what a step of the present phase runs, where a phase or the run begins."""
         span, state = self.course.plan.span(self.state.position), self.state
         if isinstance(self.module, nn.Identity) or state.position == span.start:
