@@ -51,7 +51,7 @@ class ScoreConfig(Checked):
     label_dir: str = key(
         "${pseudo.out_dir}",
         "label maps of any program, palette or grey PNGs: a folder of <id>.png, or a name with {id} in it, e.g. "
-        "masks/COCO_val2014_{id}.png",
+        "masks/COCO_val2014_{id}.png; or class maps, <id>.npy or .npz, which become labels at pseudo.threshold",
     )
     out: str = key("${run_dir}/label_scores/result.json", "result file; counts, plots and scores.log are written beside it")
     absent: str = key(

@@ -4,12 +4,14 @@
     python -m scripts.evaluate_labels --config configs/l2g_voc.yaml score.label_dir=theirs/crf data.eval_list=val.txt
     python -m scripts.evaluate_labels --config configs/l2g_coco.yaml score.label_dir='masks/COCO_val2014_{id}.png'
     python -m scripts.evaluate_labels --config configs/l2g_voc.yaml score.label_dir=... score.oracle_from=65x65
+    python -m scripts.evaluate_labels --config configs/l2g_voc.yaml score.label_dir=cam_npy_aff pseudo.threshold=0.35
 
-Reads a palette or grey PNG of label values for each image of data.eval_list, and its ground truth. A missing file, or a pair of
-different size, stops it: a smaller set is another score. Writes score.out (scores of each label, means with and without
-background), and beside it <out>_counts.json (the confusion matrix), iou_per_class.png, confusion.png, the configuration and
-scores.log (for each label its images by TP - FN - FP in pixels, the worst first), and a stage card; prints the table. With
-score.vis_dir also <id>.png, label maps and ground truth side by side over the picture.
+Reads a palette or grey PNG of label values for each image of data.eval_list, and its ground truth. A folder of <id>.npy or
+<id>.npz with class maps (of IRNet, AffinityNet, its walk) is read too: they become labels at pseudo.threshold. A missing file,
+or a pair of different size, stops it: a smaller set is another score. Writes score.out (scores of each label, means with and
+without background), and beside it <out>_counts.json (the confusion matrix), iou_per_class.png, confusion.png, the
+configuration and scores.log (for each label its images by TP - FN - FP in pixels, the worst first), and a stage card; prints
+the table. With score.vis_dir also <id>.png, label maps and ground truth side by side over the picture.
 """
 
 import json
@@ -25,6 +27,9 @@ from numpy.typing import NDArray
 from configs.evaluation_schema import ScoreConfig
 from configs.schema import Config
 from scripts.build import parse_args
+from utils.cams.dictionaries import SUFFIXES, read_dictionary
+from utils.cams.labels import fuse_threshold
+from utils.cams.store import quantised
 from utils.config import flat_settings, save_config
 from utils.data.classes import label_names, resolve_class_names
 from utils.data.folder import DataFolder, check_files
@@ -32,7 +37,7 @@ from utils.data.images import read_image, read_label_map, write_png
 from utils.data.lists import file_of, read_id_list
 from utils.drawing.overlays import label_strip
 from utils.errors import UserError, run_program
-from utils.evaluation.label_maps import MapCounts, Pair, count_pairs, find_pairs, score_log
+from utils.evaluation.label_maps import MapCounts, Pair, Reader, count_pairs, find_pairs, score_log
 from utils.evaluation.metrics import Scores, absent_as_zero, score
 from utils.evaluation.scores import all_means, counts_path, counts_text, score_table, scores_to_dict
 from utils.files import write_text_atomic
@@ -56,7 +61,8 @@ def run(cfg: Config) -> dict[str, Any]:
     pairs = find_pairs(data, ids, cfg.score)
     if cfg.score.vis_dir:
         _check_pictures(data, cfg.score, pairs)
-    counts = count_pairs(pairs, cfg.data.num_classes, cfg.score)
+    read = partial(read_labels, cfg.pseudo.threshold)
+    counts = count_pairs(pairs, cfg.data.num_classes, cfg.score, read)
     if not counts.confusion.any():
         raise UserError(f"no pixel of {cfg.score.label_dir} and its ground truth is without 255 (ignored); nothing to score")
     scores = score(counts.confusion)
@@ -64,7 +70,7 @@ def run(cfg: Config) -> dict[str, Any]:
     result = {"images": len(pairs), "missing": len(ids) - len(pairs), **_summary(counts, scores, names)}
     _write(cfg, result, counts, scores, names)
     if cfg.score.vis_dir:
-        list(map_progress(partial(_draw, data, cfg.score), pairs, workers=cfg.score.workers, what="pictures"))
+        list(map_progress(partial(_draw, data, cfg.score, read), pairs, workers=cfg.score.workers, what="pictures"))
     _report(cfg, result, scores, names)
     card = _card(cfg, result, counts.confusion, names)
     card.images, card.seconds = len(pairs), time.monotonic() - started
@@ -88,10 +94,27 @@ def _check_pictures(data: DataFolder, settings: ScoreConfig, pairs: Sequence[Pai
     data.check_images(image_id for image_id, _, _ in pairs)
 
 
-def _draw(data: DataFolder, settings: ScoreConfig, pair: Pair) -> None:
+def read_labels(threshold: float, path: Path, num_classes: int) -> NDArray[np.uint8]:
+    """Return the label map (H, W) in a file, or of the class maps in it with `threshold` as background's score.
+
+    Raises:
+        UserError: for a damaged file, or one of other classes.
+    """
+    if path.suffix not in SUFFIXES:
+        return read_label_map(path, num_classes)
+    found = read_dictionary(path)
+    if not all(0 <= k < num_classes for k in found.classes):
+        raise UserError(f"{path} holds classes {list(found.classes)}, the data set has 0 to {num_classes - 1}")
+    order = sorted(range(len(found.classes)), key=found.classes.__getitem__)
+    maps = [quantised(found.full[k]) for k in order]
+    return fuse_threshold(sorted(found.classes), maps, found.full.shape[1:], threshold)
+
+
+def _draw(data: DataFolder, settings: ScoreConfig, read: Reader, pair: Pair) -> None:
     """Write the picture of one image."""
     image = read_image(data.image(pair[0]))
-    maps = [read_label_map(path, data.num_classes, image.size) for path in _maps(settings, pair)]
+    others = (read_label_map(path, data.num_classes, image.size) for path in _maps(settings, pair)[1:])
+    maps = [read(pair[2], data.num_classes), *others]
     write_png(Path(settings.vis_dir) / f"{pair[0]}.png", label_strip(np.asarray(image), maps))
 
 
@@ -154,7 +177,7 @@ def _card(cfg: Config, result: dict[str, Any], confusion: NDArray[np.int64], nam
         split=split,
         list_file=cfg.data.eval_list,
         # A report finds <id>.png in folders, and would show the map itself for what the grid made of it.
-        maps=cfg.score.label_dir if label_dir.is_dir() and not oracle else "",
+        maps=cfg.score.label_dir if not oracle and any(label_dir.glob("*.png")) else "",
         mean_iou=result["mean_iou"],
         names=names,
         confusion=confusion.tolist(),

@@ -254,3 +254,22 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[0].endswith("on 2 images (absent classes: zero)")
     assert lines[2].split() == ["background", "62.5", "71.4", "83.3", "6"]
     assert any(line.startswith("without background") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["hr_cam", "rw"])
+def test_class_maps_become_labels(tmp_path: Path, name: str) -> None:
+    """As the published program scored them: a channel of the threshold before the maps, the highest wins."""
+    rng = np.random.default_rng(3)
+    maps = rng.integers(0, 256, (2, 9, 7)).astype(np.float32) / 255
+    expected = np.array([0, 1, 3], np.uint8)[np.concatenate([np.full((1, 9, 7), 0.401), maps]).argmax(axis=0)]
+    truth = rng.integers(0, 4, (9, 7)).astype(np.uint8)
+    cfg = write_maps(tmp_path, {"a": truth}, {}, "{id}.png", 3, "pseudo.threshold=0.401", f"score.vis_dir={tmp_path}/seen")
+    stored: Any = {"keys": np.array([0, 1, 3]), name: maps}
+    np.save(tmp_path / "theirs/a.npy", stored)
+    found = run(cfg)
+    assert found["mean_iou"] == pytest.approx(all_means(score(confusion_matrix(truth, expected, 3)))["mean_iou"])
+    assert (tmp_path / "seen/a.png").is_file()
+    stored["keys"] = np.array([0, 1, 4])
+    np.save(tmp_path / "theirs/a.npy", stored)
+    with pytest.raises(UserError, match=r"a.npy holds classes \[0, 3\], the data set has 0 to 2"):
+        run(cfg)

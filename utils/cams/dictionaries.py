@@ -22,6 +22,8 @@ SUFFIXES = (".npz", ".npy")
 CELL = 4
 # The names under which programs store classes: ours, IRNet's.
 CLASS_KEYS = ("classes", "keys")
+# And maps of full size: IRNet's; AffinityNet's before and after its walk, whose keys are label values from 0, background, on.
+FULL_KEYS = ("high_res", "hr_cam", "rw")
 # Maps are divided by a maximum plus a little; rounding may carry them past 1.
 MOST = 1 + 1e-3
 
@@ -45,33 +47,37 @@ class Dictionary:
 
 
 def read_dictionary(path: Path) -> Dictionary:
-    """Read `<id>.npz` or `<id>.npy`: classes (or keys), and either cam, of full size, or cam, small, and high_res.
+    """Read `<id>.npz` or `<id>.npy`: classes (or keys) and cam, of full size, or high_res (hr_cam, rw) and perhaps cam, small.
 
     Raises:
         UserError: for a file that cannot be read, holds something else than arrays, lacks maps, or has values that are not
             finite or not in [0, 1].
     """
     content = _read(path)
-    classes = next((content[key] for key in CLASS_KEYS if key in content), None)
-    if classes is None or "cam" not in content:
+    indices, name = _classes_in(content), next((key for key in FULL_KEYS if key in content), "cam")
+    if indices is None or name not in content:
         raise UserError(f"{path} holds {', '.join(sorted(content)) or 'nothing'}; expected {' or '.join(CLASS_KEYS)}, and cam")
-    small = _maps(path, "cam", content["cam"], 3)
-    full = _maps(path, "high_res", content["high_res"], 3) if "high_res" in content else None
+    full = _maps(path, name, content[name], 3)
+    small = _maps(path, "cam", content["cam"], 3) if name != "cam" and "cam" in content else None
     background = _maps(path, "background", content["background"], 2) if "background" in content else None
-    indices = tuple(int(k) for k in np.asarray(classes).reshape(-1))
     if any(len(maps) != len(indices) for maps in (small, full) if maps is not None):
-        raise UserError(f"{path} holds {len(indices)} classes but {len(small)} maps; make it anew")
+        raise UserError(f"{path} holds {len(indices)} classes but {len(full)} maps; make it anew")
     scores = np.asarray(content["scores"], np.float32) if "scores" in content else None
-    if full is None:
-        return Dictionary(indices, small, None, background, scores)
     return Dictionary(indices, full, small, background, scores)
 
 
 def classes_of(path: Path) -> tuple[int, ...]:
     """Return the classes a file holds maps of; errors as of `read_dictionary`."""
-    content = _read(path, keys=CLASS_KEYS)
-    found = next((content[key] for key in CLASS_KEYS if key in content), ())
-    return tuple(int(k) for k in np.asarray(found).reshape(-1))
+    return _classes_in(_read(path, keys=CLASS_KEYS)) or ()
+
+
+def _classes_in(content: dict[str, Any]) -> tuple[int, ...] | None:
+    found = next((content[key] for key in CLASS_KEYS if key in content), None)
+    if found is None:
+        return None
+    values = tuple(int(k) for k in np.asarray(found).reshape(-1))
+    labels = content.keys() & set(FULL_KEYS[1:]) and values[:1] == (0,)
+    return tuple(value - 1 for value in values[1:]) if labels else values
 
 
 def _maps(path: Path, name: str, values: Any, dimensions: int) -> NDArray[np.float32]:

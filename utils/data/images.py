@@ -54,10 +54,16 @@ def read_saliency(path: Path, size: Size | None) -> Image.Image:
 
 
 def read_cutout(path: Path) -> Image.Image:
-    """Return a picture with alpha as PIL RGBA. Raises UserError when the file is missing, damaged or has no alpha."""
+    """Return a picture with alpha as PIL RGBA; what is black in one without alpha is around the object.
+
+    Raises:
+        UserError: when the file is missing or damaged, or neither RGBA nor RGB.
+    """
     image = _load(path)
+    if image.mode == "RGB":
+        image.putalpha(Image.fromarray(np.asarray(image).any(axis=2).astype(np.uint8) * np.uint8(MAX_GREY)))
     if image.mode != "RGBA":
-        raise UserError(f"cut-out {path} has mode {image.mode}, expected an RGBA PNG; make the foreground bank anew")
+        raise UserError(f"cut-out {path} has mode {image.mode}, expected an RGBA PNG, or RGB on black; make the bank anew")
     return image
 
 

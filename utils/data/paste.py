@@ -144,8 +144,8 @@ def _resize(array: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uin
 
 
 INDEX_NAME = "index.json"
-# Alpha of the object's pixels; the rest of its box is kept, transparent, since resizing looks at it.
-OPAQUE = 255
+# Alpha of the object's pixels, and where soft ones of others begin; what is transparent stays, since resizing looks at it.
+OPAQUE, HALF = 255, 128
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class BankEntry:
 
 
 class ForegroundBank:
-    """The objects of a folder `scripts.make_foreground_bank` wrote, by class.
+    """The objects of a folder `scripts.make_foreground_bank` wrote, or of any <class>/<name>.png (`sem_seg_fg/`), by class.
 
     Attributes:
         entries: class (0-based) -> its objects, in the index's order; classes without objects are left out.
@@ -186,7 +186,8 @@ class ForegroundBank:
     def __init__(self, folder: Path, num_classes: int) -> None:
         self.folder = folder
         self.entries: dict[int, list[BankEntry]] = {}
-        for entry in read_index(folder):
+        plain = [] if (folder / INDEX_NAME).exists() else _plain_entries(folder)
+        for entry in plain or read_index(folder):
             if not 0 <= entry.class_index < num_classes:
                 raise UserError(
                     f"foreground bank {folder} holds class {entry.class_index}, the data set has 0 to {num_classes - 1}; "
@@ -203,9 +204,18 @@ class ForegroundBank:
         """Return an object of the index. Raises UserError naming a missing or damaged file."""
         cutout = np.asarray(read_cutout(self.folder / entry.file))
         height, width = cutout.shape[:2]
-        saliency = np.asarray(read_saliency(self.folder / entry.saliency_file, (width, height)))
-        labels = np.where(cutout[..., 3] == OPAQUE, np.uint8(label_value(entry.class_index)), np.uint8(0))
+        alpha, levels = cutout[..., 3], self.folder / entry.saliency_file
+        # Without saliency all of the object can be pasted.
+        saliency = np.asarray(read_saliency(levels, (width, height))) if entry.area or levels.is_file() else alpha
+        labels = np.where(alpha >= HALF, np.uint8(label_value(entry.class_index)), np.uint8(0))
         return Cutout(np.ascontiguousarray(cutout[..., :3]), labels, saliency)
+
+
+def _plain_entries(folder: Path) -> list[BankEntry]:
+    """Return the cut-outs of a bank without an index, by class and name; what they were judged by is unknown, their area 0."""
+    classes = sorted((int(place.name), place) for place in folder.glob("[0-9]*") if place.name.isdecimal())
+    names = [(index, path.stem) for index, place in classes for path in sorted(place.glob("*.png"))]
+    return [BankEntry(index, name, (0, 0, 0, 0), 0, 0.0, 1.0) for index, name in names if not name.endswith("_saliency")]
 
 
 def write_index(folder: Path, entries: list[BankEntry], made_with: dict[str, Any]) -> None:
@@ -225,7 +235,7 @@ def read_index(folder: Path, *, missing_ok: bool = False) -> list[BankEntry]:
             return []
         raise UserError(
             f"foreground bank index {path} cannot be read ({error.strerror}); run scripts.make_foreground_bank first and set "
-            "l2g.paste.bank to its folder"
+            "l2g.paste.bank to its folder, or to one of <class>/<name>.png"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"foreground bank index {path} is damaged ({damage(error)}); make it anew") from error

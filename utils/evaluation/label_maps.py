@@ -1,6 +1,6 @@
 """Folders of label maps, of any program, counted against ground truth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from utils.runtime.parallel import map_progress
 CHUNK = 16
 # An image's id, ground truth and label map.
 Pair = tuple[str, Path, Path]
+# (a label map's file, classes) -> (H, W) values; what is no PNG holds scores, which become labels in the reader.
+Reader = Callable[[Path, int], NDArray[np.uint8]]
 
 
 @dataclass
@@ -56,7 +58,8 @@ def find_pairs(data: DataFolder, ids: Sequence[str], settings: ScoreConfig) -> l
         UserError: when one has not, unless `score.allow_missing`, with their number and the first names; when none has; or for
             a folder that cannot be read.
     """
-    pairs = [(i, data.truth(i), file_of(Path(settings.label_dir), i, ".png")) for i in ids]
+    suffix = _suffix(Path(settings.label_dir))
+    pairs = [(i, data.truth(i), file_of(Path(settings.label_dir), i, suffix)) for i in ids]
     absent: set[Path] = set()
     for what, key, files in (
         ("label map", "score.label_dir", [pair[2] for pair in pairs]),
@@ -75,11 +78,21 @@ def find_pairs(data: DataFolder, ids: Sequence[str], settings: ScoreConfig) -> l
     return found
 
 
-def count_pairs(pairs: Sequence[Pair], num_classes: int, settings: ScoreConfig) -> MapCounts:
-    """Count label maps against ground truth on `score.workers` processes. Raises UserError naming files that do not fit."""
+def _suffix(folder: Path) -> str:
+    """Return what label maps of a folder end in: .png or, where it has none of these, .npy or .npz, see `Reader`."""
+    found = {path.suffix for path in folder.iterdir()} if folder.is_dir() else set()
+    return next((suffix for suffix in (".png", ".npy", ".npz") if suffix in found), ".png")
+
+
+def count_pairs(pairs: Sequence[Pair], num_classes: int, settings: ScoreConfig, read: Reader = read_label_map) -> MapCounts:
+    """Count label maps, read by `read`, against ground truth on `score.workers` processes.
+
+    Raises:
+        UserError: naming files that do not fit.
+    """
     total = _nothing(num_classes)
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    work = partial(count_chunk, num_classes, settings.grid)
+    work = partial(count_chunk, num_classes, settings.grid, read)
     for counts in map_progress(work, chunks, workers=settings.workers, what=f"score ({CHUNK} images each)"):
         total.add(counts)
     if total.unlike:
@@ -90,11 +103,11 @@ def count_pairs(pairs: Sequence[Pair], num_classes: int, settings: ScoreConfig) 
     return total
 
 
-def count_chunk(num_classes: int, grid: tuple[int, int] | None, pairs: Sequence[Pair]) -> MapCounts:
+def count_chunk(num_classes: int, grid: tuple[int, int] | None, read: Reader, pairs: Sequence[Pair]) -> MapCounts:
     """Count a few images in this process."""
     total = _nothing(num_classes)
     for image_id, truth_file, map_file in pairs:
-        truth, labels = (read_label_map(path, num_classes) for path in (truth_file, map_file))
+        truth, labels = read_label_map(truth_file, num_classes), read(map_file, num_classes)
         if truth.shape != labels.shape:
             sizes = ("x".join(map(str, shape[::-1])) for shape in (labels.shape, truth.shape))
             total.unlike.append(f"{map_file.name} ({' for '.join(sizes)})")

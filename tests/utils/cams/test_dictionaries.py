@@ -38,6 +38,15 @@ def test_irn_dictionaries_are_read_exactly(tmp_path: Path) -> None:
     assert np.array_equal(read_cams(tmp_path, "a", [4], SIZE)[0], np.rint(FULL[0] * 255))
 
 
+@pytest.mark.parametrize("name", ["hr_cam", "rw"])
+def test_affinitynets_keys_are_labels(tmp_path: Path, name: str) -> None:
+    path = _irn(tmp_path, keys=np.array([0, 5, 15]), high_res=None, **{name: FULL}, **({"cam": None} if name == "rw" else {}))
+    found = read_dictionary(path)
+    assert found.classes == (4, 14) == classes_of(path)
+    assert np.array_equal(found.full, FULL)
+    assert (found.small is None) == (name == "rw")
+
+
 def test_arrays_instead_of_tensors_and_half_precision_are_read(tmp_path: Path) -> None:
     path = _irn(tmp_path, keys=np.array([4, 14]), cam=torch.from_numpy(SMALL).half())
     small = read_dictionary(path).small
@@ -83,7 +92,7 @@ class _Storage:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cam": None}, "expected classes or keys, and cam"),
+        ({"cam": None, "high_res": None}, "expected classes or keys, and cam"),
         ({"keys": torch.tensor([4])}, "holds 1 classes but 2 maps"),
         ({"high_res": FULL * np.float32("nan")}, "high_res holds NaN"),
         ({"high_res": FULL * 3}, r"high_res lies in \[0, 3\], expected \[0, 1\]"),
