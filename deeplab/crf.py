@@ -26,7 +26,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.evaluation import build_configured, evaluate, require_weights, usable_logits
 from deeplab.inference import infer, load_network
 from deeplab.labelling import Labelling
-from deeplab.outputs import FINAL, Confusion, find_logits, models_dir, read_logits, settle
+from deeplab.outputs import Confusion, final_weights, find_logits, read_logits, settle
 from models.refiners import Chain, Refiner
 from models.refiners.dense_crf import DenseCrf
 from utils.data.images import read_image
@@ -46,7 +46,7 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     labelling = Labelling.of(cfg)
     with setup(cfg) as place:
         refiner = build_configured(cfg, place)
-        path = model_path or models_dir(cfg) / FINAL
+        path = model_path or final_weights(cfg)
         recorded = path if path.is_file() else None
         work = partial(_refine_all, cfg, refiner, labelling, path, usable_logits(cfg, place, recorded), place)
         return evaluate(cfg, place, recorded, crf=True, work=work)

@@ -27,7 +27,7 @@ from deeplab.evaluation import build_configured, require_weights
 from deeplab.inference import load_network, predict
 from deeplab.labelling import Labelling
 from deeplab.network import MultiScale
-from deeplab.outputs import FINAL, models_dir
+from deeplab.outputs import final_weights
 from deeplab.settings import parse_args
 from utils.data.classes import BACKGROUND, class_names, palette
 from utils.data.images import read_image, write_png
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     cfg = parse_args(rest, __doc__ or "")
     if (known.image_path is None) == (known.camera_id is None):
         raise UserError("give either --image-path FILE_OR_FOLDER or --camera-id NUMBER")
-    weights = require_weights(known.model_path or models_dir(cfg) / FINAL)
+    weights = require_weights(known.model_path or final_weights(cfg))
     out = known.out or Path(cfg.exp.output_dir, "demo", cfg.exp.id)
     with setup(cfg) as place:
         demo = Demo(cfg, weights, place, crf=known.crf)

@@ -1,8 +1,10 @@
 """What is made of a split (label maps, logits): written, counted against ground truth, and continued after a stop."""
 
+import logging
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +150,22 @@ def _confusion(item: Item, labels: NDArray[np.uint8], num_classes: int) -> NDArr
 
 
 FINAL = "checkpoint_final.pth"
+PUBLISHED = "data"  # the published OUTPUT_DIR
 
 
 def models_dir(cfg: DeepLabConfig) -> Path:
     """Return the folder of checkpoint_<iteration>.pth, checkpoint_final.pth and last.pth (resuming)."""
     return _output(cfg, "models", cfg.dataset.split.train)
+
+
+def final_weights(cfg: DeepLabConfig) -> Path:
+    """Return the file of the finished weights: this experiment's or, where only that is there, below the published data/."""
+    elsewhere = replace(cfg, exp=replace(cfg.exp, output_dir=PUBLISHED))
+    own, published = models_dir(cfg) / FINAL, models_dir(elsewhere) / FINAL
+    if own.is_file() or not published.is_file():
+        return own
+    logging.getLogger("l2g").warning("%s is not there; the weights are %s", own, published)
+    return published
 
 
 def logs_dir(cfg: DeepLabConfig) -> Path:

@@ -20,7 +20,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.evaluation import evaluate, logits_to_save, require_weights
 from deeplab.inference import infer, load_network
 from deeplab.labelling import Labelling
-from deeplab.outputs import FINAL, Confusion, models_dir, settle, write_logits
+from deeplab.outputs import Confusion, final_weights, settle, write_logits
 from utils.data.images import image_size
 from utils.data.items import Item
 from utils.runtime.log import progress
@@ -30,7 +30,7 @@ from utils.runtime.processes import Dist, setup
 
 def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, Any]:
     """Test; returns what scores.json holds, nothing without labels or on later processes. Raises UserError for wrong input."""
-    path = require_weights(model_path or models_dir(cfg) / FINAL)
+    path = require_weights(model_path or final_weights(cfg))
     labelling = Labelling.of(cfg)
     with setup(cfg) as place:
         return evaluate(cfg, place, path, crf=False, work=partial(_predict, cfg, labelling, path, place))

@@ -27,7 +27,7 @@ from deeplab.evaluation import describe, require_weights
 from deeplab.inference import load_network
 from deeplab.losses import resize_labels
 from deeplab.network import Experts, MultiScale
-from deeplab.outputs import FINAL, TITLES, Confusion, experiment, models_dir, prepare, refreshed_dir, split_finished
+from deeplab.outputs import TITLES, Confusion, experiment, final_weights, prepare, refreshed_dir, split_finished
 from utils.config import flat_settings
 from utils.data.classes import class_names, palette
 from utils.data.images import image_size, read_label_map, write_png
@@ -54,7 +54,7 @@ def run(cfg: DeepLabConfig, model_path: Path | None = None) -> dict[str, float]:
     """
     if cfg.method == PLAIN:
         raise UserError("method is plain, which has no experts to refresh labels; set method=cdl_b or method=cdl_e")
-    path, folder, started = require_weights(model_path or models_dir(cfg) / FINAL), refreshed_dir(cfg), time.monotonic()
+    path, folder, started = require_weights(model_path or final_weights(cfg)), refreshed_dir(cfg), time.monotonic()
     listed, sources = training_items(cfg.dataset, fully_supervised=cfg.fully_supervised)
     items = labelled_items(cfg.dataset, listed, fully_supervised=cfg.fully_supervised)
     check_items(items)

@@ -10,6 +10,7 @@ import torch
 
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.losses import multi_scale_loss
+from deeplab.outputs import final_weights
 from scripts.build import load_config
 from utils.config import load_schema, save_config
 from utils.errors import UserError
@@ -78,3 +79,11 @@ def test_weights_are_found_where_published_programs_keep_them(tmp_path: Path, mo
     Path("models").mkdir()
     torch.save({"a": torch.zeros(1)}, "models/init.pth")
     assert read_weights("models/init.pth")["a"] == 0
+    cfg = load_schema(ROOT / "configs" / "voc12_resnet_dplv2.yaml", [], DeepLabConfig)
+    place = Path("models", cfg.exp.id, "deeplabv2_resnet101_msc", "train_aug", "checkpoint_final.pth")
+    own, published = Path(cfg.exp.output_dir, place), Path("data", place)
+    assert final_weights(cfg) == own
+    for path in (published, own):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert final_weights(cfg) == path
