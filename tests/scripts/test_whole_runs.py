@@ -58,6 +58,28 @@ def test_a_reproduction_goes_through_all_stages_and_each_can_be_resumed(tmp_path
     ]
 
 
+def test_other_methods_go_the_same_way(tmp_path: Path, python: Path) -> None:
+    (tmp_path / "init.pth").touch()
+    given = {"python": python, "INIT": str(tmp_path / "init.pth"), "EXP": "some"}
+    crt = _calls("run_voc.sh", METHOD="crt", DATA="data/xml", IRN_OVERRIDES="irn.radius=4", **given)  # type: ignore[arg-type]
+    names = [" ".join(call[: 1 + (call[0] == "deeplab")]) for call in crt]
+    assert names == [
+        "scripts.check_data", "scripts.train", "scripts.make_cams", "scripts.evaluate_cams", "scripts.make_seeds",
+        "scripts.train", "scripts.make_boundaries", "scripts.gen_gt", "scripts.evaluate_labels", "deeplab train",
+        "deeplab test", "deeplab crf", "scripts.report", "scripts.compare",
+    ]  # fmt: skip
+    assert all("data.root=data/xml" in call for call in crt[:9]) and "dataset.root=data/xml" in crt[9]
+    assert {"irn.radius=4", "pseudo.out_dir=runs/some/pseudo_seg_labels"} <= set(crt[7])
+    assert f"dataset.label_dir={ROOT}/runs/some/pseudo_seg_labels" in crt[9]
+    assert not any(argument.startswith("pseudo.fusion") for call in crt for argument in call)
+    cdl = _calls("run_voc.sh", METHOD="cdl", VARIANT="e", **given)  # type: ignore[arg-type]
+    assert [call[2] for call in cdl if "--config" in call][:4] == ["configs/l2g_voc.yaml"] * 4
+    segment = [call for call in cdl if call[0] == "deeplab"]
+    assert [call[1] for call in segment] == ["train", "test", "crf"]
+    assert all(call[3] == "configs/voc12_coco_pretrain.yaml" and "method=cdl_e" in call for call in segment)
+    assert cdl[-1] == ["scripts.compare", "cdl=runs/some", "--out", "runs/some/table.md"]  # no figure is known
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "environment", "message"),
     [
