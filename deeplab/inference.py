@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.deeplab_schema import DeepLabConfig
-from deeplab.network import MultiScale, build_deeplab
+from deeplab.network import MultiScale, build_deeplab, scaled
 from deeplab.weights import load_checkpoint
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from utils.data.items import Item
@@ -59,7 +59,7 @@ def image_logits(network: MultiScale, images: Tensor, scales: Sequence[float], *
         scales: factors of the input.
         flip: also with the mirrored input.
     """
-    views = [images if s == 1 else F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False) for s in scales]
+    views = [images if s == 1 else scaled(images, s) for s in scales]
     if flip:
         views = [view for image in views for view in (image, image.flip(3))]
     total: Tensor | None = None

@@ -35,6 +35,14 @@ def _at_first_size(maps: Sequence[Tensor]) -> list[Tensor]:
     return [maps[0], *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:])]
 
 
+def scaled(images: Tensor, factor: float) -> Tensor:
+    """Return (B, D, H, W) images scaled by a factor, bilinearly; a side that would vanish stays one pixel."""
+    if min(images.shape[2:]) * factor < 1:
+        sides = [max(1, int(side * factor)) for side in images.shape[2:]]
+        return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
 class MultiScale(nn.Module):
     """Run `base` on an input and on smaller copies of it, with shared weights (Chen et al. 2016, multi-scale inputs).
 
@@ -67,7 +75,7 @@ class MultiScale(nn.Module):
 
     def _views(self, images: Tensor, scales: Sequence[float]) -> list[Tensor]:
         """Return the input and its copies."""
-        resized = [F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False) for s in scales]
+        resized = [scaled(images, s) for s in scales]
         return [images, *resized]
 
     def train(self, mode: bool = True) -> "MultiScale":

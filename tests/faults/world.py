@@ -43,7 +43,10 @@ STAGES = {
     "irn": ("train", "make_boundaries"), "crt_wsol": ("train", "make_cams"), "tscam": ("train", "make_cams")
 }  # fmt: skip
 ALL_STAGES = ("train", "make_cams", "gen_gt")
-SEGMENTATION = ("threads=1", "exp.output_dir=seg", "test.save_logits=fp16")
+SEGMENTATION = (
+    "threads=1", "exp.output_dir=seg", "test.save_logits=fp16",
+    "train.save_every=2", "solver.poly_power=0",  # a checkpoint before the last one, which more steps change nothing of
+)  # fmt: skip
 EXPERTS = ("method=cdl_b", "exp.id=experts", "model.msc_scales=[]", "solver.iter_max=2", "thresholds.scales=[0.5]")
 MODEL, SALIENCY_MODEL = "net.params", "saliency.onnx"
 

@@ -115,6 +115,8 @@ def _read_csv(path: Path) -> list[tuple[str, str, list[str]]]:
         text = only_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"labels {path} cannot be read ({error}); give a UTF-8 CSV or JSON file") from error
+    if "\0" in text:
+        raise UserError(f"labels {path} holds NUL bytes, which are no text; give a UTF-8 CSV or JSON file")
     rows = []
     try:
         read = list(csv.reader(text.splitlines()))

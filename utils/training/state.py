@@ -79,7 +79,11 @@ def _holds_all(state: Mapping[str, Any]) -> bool:
     """Return whether a checkpoint holds what it must, of the right types, and with finite numbers."""
     numbers = [state.get("seconds"), state.get("best") or 0, *latest] if isinstance(latest := state.get("latest"), list) else []
     typed = all(key in state and isinstance(state[key], kind) for key, kind in HELD.items())
-    return typed and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    return (
+        typed
+        and bool(state["identity"])
+        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    )
 
 
 def find_resume(spec: str, model_dir: Path) -> Path | None:
@@ -118,6 +122,8 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 LAST, BEST = "last.pth", "best.pth"
+# Is there while a training has written files, but no checkpoint that it could go on from.
+BEGUN = ".begun"
 # Checkpoint keys of the network whose weights are the result, and of their average over steps.
 TRAINED, AVERAGE = "state_dict", "average"
 # See `utils.training.validation.snapshot_name`.
@@ -134,9 +140,12 @@ def refuse_used(model_dir: Path, resume: str, *, name: str, renamed: Sequence[Pa
         renamed: folders that `train.overwrite` sets aside.
 
     Raises:
-        UserError: with the ways out, when there are files and `resume` names none of them.
+        UserError: with the ways out, when there are files and `resume` names none of them; a training that was killed before
+            its first checkpoint begins anew with "auto".
     """
     path, found = find_resume(resume, model_dir), visible(model_dir)
+    if resume == "auto" and path is None and (model_dir / BEGUN).exists():
+        return
     if found and (path is None or path.parent.resolve() != model_dir.resolve()):
         folders = " and ".join(map(str, renamed))
         continues = "continue it with train.resume=auto, " if find_resume("auto", model_dir) else ""

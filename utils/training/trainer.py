@@ -27,7 +27,7 @@ from utils.training.journal import Picture, draw_panel, draw_picture, open_journ
 from utils.training.meters import RunningMeans, Waiting
 from utils.training.optim import Schedule, set_learning_rate
 from utils.training.plan import Plan, PlannedBatches
-from utils.training.state import BEST, LAST, TrainState, previous_path, save_optimizer, save_published
+from utils.training.state import BEGUN, BEST, LAST, TrainState, previous_path, save_optimizer, save_published
 from utils.training.validation import Validation, drop_oldest, snapshot_name, validate
 from utils.training.weights import save_weights
 
@@ -240,6 +240,9 @@ class Trainer:
         exports = plan.due(course.export_every, first, state.position)
         if saves or exports:
             _check_weights(state.networks, plan.describe(state.position))
+            if self.place.is_main and not (course.model_dir / LAST).exists():
+                course.model_dir.mkdir(parents=True, exist_ok=True)
+                (course.model_dir / BEGUN).touch()
         if ended and not plan.counts_steps and course.validation is not None:
             with state.averaged():
                 self._validate(course.validation, state.position // plan.per_epoch)
@@ -253,6 +256,7 @@ class Trainer:
                 self._keep_epoch(state.position // plan.per_epoch - 1)
             if saves:  # at last: a training that is killed before goes on from the one before, and misses none of these
                 state.save(course.model_dir / LAST)
+                (course.model_dir / BEGUN).unlink(missing_ok=True)
         barrier(self.place.world)
 
     def _validate(self, validation: Validation, epoch: int) -> None:
