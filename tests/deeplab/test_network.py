@@ -136,6 +136,7 @@ def test_a_first_stage_trunk_gives_logits_of_its_stride() -> None:
     network = build_deeplab(cfg).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 64, 48)).shape == (1, 21, 8, 6)
+        assert network(torch.randn(1, 3, 1, 1)).shape == (1, 21, 1, 1)  # of which half a pixel cannot be made
 
 
 @pytest.mark.parametrize(("backbone", "stride"), [("resnet38", 8), ("timm:resnet10t", 16), ("timm:vit_tiny_patch16_224", 16)])

@@ -23,6 +23,7 @@ from tests.deeplab.tiny_deeplab import tiny_deeplab
 from utils.config import save_config
 from utils.errors import UserError
 from utils.runtime.cards import read_cards
+from utils.training.state import TrainState
 from utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,22 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
     first, second = _weights(whole), _weights(parts)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert _scalars(whole, "loss/train") == _scalars(parts, "loss/train")
+
+
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    cfg = tiny_deeplab(tmp_path, "train.resume=auto", "solver.iter_max=3")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainState, "save", killed)
+        train.run(cfg)
+    first, last = models_dir(cfg) / "checkpoint_3.pth", models_dir(cfg) / "last.pth"
+    made = first.read_bytes()
+    assert train.run(cfg) == 0 and first.read_bytes() == made
+    last.unlink()  # of a training that had one: nothing says that it may be replaced
+    with pytest.raises(UserError, match="holds an earlier training"):
+        train.run(cfg)
 
 
 def test_score_files_name_the_init_and_whether_it_has_seen_masks(tmp_path: Path) -> None:

@@ -187,9 +187,11 @@ def test_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"next: python -m scripts.check_data --config {config}" in capsys.readouterr().out
 
 
-def test_a_field_too_long_for_csv_is_one_sentence(photos: Path, tmp_path: Path) -> None:
+def test_what_is_no_csv_is_one_sentence(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labels\.csv cannot be read \(field larger than field limit"):
         run(_settings(tmp_path, labels=_csv(tmp_path, f"e.webp,{'c' * 140_000}\n")))
+    with pytest.raises(UserError, match=r"labels\.csv holds NUL bytes"):
+        run(_settings(tmp_path, labels=_csv(tmp_path, "e.webp,c\0at\n")))
 
 
 def test_half_written_pictures_of_a_killed_run_go(photos: Path, tmp_path: Path) -> None:

@@ -79,11 +79,8 @@ def _holds_all(state: Mapping[str, Any]) -> bool:
     """Return whether a checkpoint holds what it must, of the right types, and with finite numbers."""
     numbers = [state.get("seconds"), state.get("best") or 0, *latest] if isinstance(latest := state.get("latest"), list) else []
     typed = all(key in state and isinstance(state[key], kind) for key, kind in HELD.items())
-    return (
-        typed
-        and bool(state["identity"])
-        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-    )
+    finite = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    return typed and finite and bool(state["identity"])
 
 
 def find_resume(spec: str, model_dir: Path) -> Path | None:

@@ -197,6 +197,10 @@ def test_a_checkpoint_of_another_stage_is_one_sentence(tmp_path: Path) -> None:
     torch.save({"position": 3, "state_dict": {}}, tmp_path / "short.pth")
     with pytest.raises(UserError, match=r"short\.pth is not a training checkpoint"):
         one.resume(str(tmp_path / "short.pth"), tmp_path, PLAN, LOG)
+    one.identity = {}
+    one.save(tmp_path / "forged.pth")
+    with pytest.raises(UserError, match=r"forged\.pth is not a training checkpoint"):
+        one.resume(str(tmp_path / "forged.pth"), tmp_path, PLAN, LOG)
 
 
 def test_averaged_weights_stand_in_for_the_trained_ones() -> None:
