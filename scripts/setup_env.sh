@@ -20,7 +20,8 @@ if [ -n "$newer" ]; then
   echo "installing $requirements into .venv (several GB the first time)"
   install "$requirements"
   for optional in "${@:2}"; do
-    install "$optional" || echo "going on without $optional, which says what that means"
+    log=".venv/$(basename "$optional").log"  # a page about a missing compiler is no fault
+    install "$optional" >"$log" 2>&1 || echo "going on without $optional, which says what that means (why: $log)"
   done
   touch "$stamp"
 fi

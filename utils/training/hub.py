@@ -4,6 +4,7 @@ Files are fetched and cached as the libraries do: torchvision's in `torch.hub.ge
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,8 @@ def _timm(backbone: str) -> HubWeights:
         )
     full = known.hf_hub_id or f"{name}.{tag}"
     url = f"https://huggingface.co/{full}/resolve/main/model.safetensors" if known.hf_hub_id else str(known.url)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a dozen lines about trials, before ours says what to do
+    logging.getLogger("l2g").info("weights %s are taken from the cache, or fetched", full)
     try:
         state = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # network, disk, damage: each library raises its own
