@@ -98,7 +98,9 @@ def translate(system: Published, given: Mapping[str, Any], base: Config, *, whol
 
 def _checked(rows: Mapping[str, Row], key: str, value: Any) -> Any:
     if key not in rows:
-        raise ValueError(f"published key '{key}' is unknown; known are {', '.join(rows)}")
+        section = key.partition(".")[0]
+        near = [known for known in rows if known.partition(".")[0] == section] or [known for known in rows if "." in known]
+        raise ValueError(f"published key '{key}' is unknown; known are {', '.join(near)}")
     row = rows[key]
     if isinstance(value, str) and not isinstance(row.default, str):
         with contextlib.suppress(ValueError, SyntaxError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ _LEAVES = {
     "var": "running_var",
     "moving_var": "running_var",
 }
+# What a pickled number of NumPy is made by, under its names before and since NumPy 2, and of the types of results.
+_MAKER = np.float64().__reduce__()[0]
+_NUMBERS: list[Any] = [
+    np.dtype,
+    *((_MAKER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in (bool, np.int32, np.int64, np.float32, np.float64)),
+]
 _DROPPED_PREFIX = "linear1000_"
 
 
@@ -229,6 +237,8 @@ def _load(path: Path) -> Any:
 def read_tensors(path: Path) -> Any:
     """Return what `torch.load(weights_only=True)` does, on the CPU, of a file whose sums fit: torch does not look at them.
 
+    Beside tensors and plain values, numbers of NumPy are taken, such as the best score that published checkpoints hold.
+
     Raises:
         Exception: damage, which torch reports as several unrelated types (RuntimeError, EOFError, pickle, ...).
     """
@@ -236,7 +246,8 @@ def read_tensors(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of its part {damaged} does not fit")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_NUMBERS):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _network_part(content: Any, network: str, path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,24 @@ def test_tensors_that_a_network_cannot_take_are_named(tmp_path: Path, odd: torch
     torch.save({"a.weight": odd}, tmp_path / "net.pth")
     with pytest.raises(UserError, match=r"net\.pth holds sparse, quantized or complex tensors \(a\.weight\)"):
         read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("best", [0.9, np.float64(0.9), np.float32(0.9)])
+@pytest.mark.parametrize("core", [b"numpy._core", b"numpy.core"])  # as of NumPy 2, and before
+def test_numbers_of_numpy_beside_the_weights(tmp_path: Path, prefix: str, best: object, core: bytes) -> None:
+    written, path = tmp_path / "written.pth", tmp_path / "model_best.pth"
+    torch.save({"epoch": 19, "state_dict": {f"{prefix}head.weight": torch.ones(2)}, "best_map": best}, written)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"numpy._core", core).replace(b"numpy.core", core)
+            target.writestr(name, content)
+    assert read_weights(path)["head.weight"].tolist() == [1.0, 1.0]
+
+
+def test_arrays_of_numpy_stay_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"head.weight": torch.ones(2)}, "best_map": np.ones(2)}, tmp_path / "arrays.pth")
+    with pytest.raises(UserError, match="is no plain tensor file"):
+        read_weights(tmp_path / "arrays.pth")
