@@ -1,6 +1,7 @@
 """The whole first stage at a tiny size: data, training, CAMs, sweep, labels, pictures, table."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,3 +227,25 @@ def test_the_demo_refuses_typos_before_it_begins(key: str) -> None:
     done = subprocess.run([ROOT / "run_demo.sh"], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"{key} " in done.stderr and "'l2gg', expected" in done.stderr
+
+
+def test_localisation_is_tested_by_each_way_of_picking_an_epoch(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "PYTHON": "echo", "WEIGHTS": "final best epoch_18", "RUN_DIR": str(tmp_path)}
+    tested = subprocess.run(
+        [ROOT / "test_wsol_cub.sh", "MODEL.CAM_THR", "0.2"], capture_output=True, text=True, env=environment
+    )
+    *rows, table = [line.split()[1:] for line in tested.stdout.splitlines()]
+    scored = [parse_args(row[1:], "") for row in rows if row[0] == "scripts.evaluate_boxes"]
+    assert [(cfg.boxes.picked, Path(cfg.boxes.out).parent.name) for cfg in scored] == [
+        ("last", "final"), ("held_out", "best"), ("test", "epoch_18")
+    ]  # fmt: skip
+    assert scored[0].boxes.threshold == 0.2
+    assert table == ["scripts.compare", f"crt_wsol={tmp_path}", "--out", f"{tmp_path}/boxes/table.md"]
+    environment["RUN_DIR"] = "published"
+    command = [ROOT / "train_wsol_cub.sh", "seed=3"]
+    trained = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    folder = parse_args(trained.stdout.split()[2:], "").run_dir
+    form = r"ckpt/CUB/deit_tscam_small_patch16_224_CAM-NORMAL_SEED3_CAM-THR0\.1_BS64_\d{4}(-\d\d){4}"
+    assert re.fullmatch(form, folder)
