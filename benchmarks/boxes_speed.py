@@ -22,8 +22,8 @@ TRUTH = np.array([[60, 50, 170, 180]])
 
 def _maps(count: int) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
-    noise = [cv2.GaussianBlur(rng.normal(size=(CELLS, CELLS)), (0, 0), 1.5).clip(0) for _ in range(count)]
-    return [grey_map(cells.astype(np.float32), SIZE) for cells in noise]
+    noise = [cv2.GaussianBlur(rng.normal(size=(CELLS, CELLS)), (0, 0), 1.5) for _ in range(count)]
+    return [grey_map(np.asarray(cells, np.float32).clip(0), SIZE) for cells in noise]
 
 
 def _each(work: Callable[[NDArray[np.uint8]], object], maps: list[NDArray[np.uint8]]) -> float:

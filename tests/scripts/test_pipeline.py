@@ -244,7 +244,7 @@ def test_localisation_is_tested_by_each_way_of_picking_an_epoch(
     assert scored[0].boxes.threshold == 0.2
     assert table == ["scripts.compare", f"crt_wsol={tmp_path}", "--out", f"{tmp_path}/boxes/table.md"]
     environment["RUN_DIR"] = "published"
-    command = [ROOT / "train_wsol_cub.sh", "seed=3"]
+    command = [str(ROOT / "train_wsol_cub.sh"), "seed=3"]
     trained = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     folder = parse_args(trained.stdout.split()[2:], "").run_dir
     form = r"ckpt/CUB/deit_tscam_small_patch16_224_CAM-NORMAL_SEED3_CAM-THR0\.1_BS64_\d{4}(-\d\d){4}"

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.schema import Config
-from scripts import gen_gt, make_cams, train
+from scripts import evaluate_boxes, gen_gt, make_cams, train
 from scripts.build import build_inference_network
 from tests.tiny_data import tiny_config
 from utils.errors import UserError
@@ -188,3 +188,12 @@ def test_coco_front_doors_are_those_of_voc_with_its_configuration(tmp_path: Path
         wrong = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
         assert "class 80 is out of range; expected 0 to 79" in wrong.stderr
+
+
+def test_masks_are_scored_by_their_boxes(tmp_path: Path) -> None:
+    cfg = _config(tmp_path, *INFERRED, f"cam.checkpoint={tmp_path}/net.pth", "cam.score_threshold=0", "boxes.workers=1")
+    _untrained(cfg, tmp_path / "net.pth")
+    make_cams.run(cfg)
+    result = evaluate_boxes.run(cfg)
+    assert result["objects"] > 0
+    assert 0 < result["pixel_average_precision"] < 1
