@@ -19,6 +19,11 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Keep quiet."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Keep quiet: what befalls the process befalls its server too."""
+
+
 def write_served(folder: Path) -> None:
     """Write what is served."""
     (folder / SERVED).mkdir()
@@ -27,7 +32,7 @@ def write_served(folder: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """Download from ./served, with the arguments of `scripts.download`; the only name is `archive`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=SERVED))
+    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=SERVED))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     mirror = f"http://127.0.0.1:{server.server_port}/{FILE}"
     wanted = Download(FILE, (mirror,), f"sha256:{hashlib.sha256(CONTENT).hexdigest()}", len(CONTENT))
