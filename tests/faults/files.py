@@ -352,8 +352,8 @@ CARDS = {**JSON, "missing": Damage(Path.unlink, WHOLE)}
 LINKED = {
     name: damage if name in ("missing", "a broken link") else Damage(damage.spoil, WHOLE) for name, damage in PICTURES.items()
 }
-# They are made anew.
-LOGITS = {**LOGITS, **{name: Damage(LOGITS[name].spoil, SAME) for name in ("missing", "a broken link", "a link to itself")}}
+# They are made anew, and not rounded to half precision as the files are: a pixel may differ.
+LOGITS = {**LOGITS, **{name: Damage(LOGITS[name].spoil, WHOLE) for name in ("missing", "a broken link", "a link to itself")}}
 DAMAGES: dict[str, dict[str, Damage]] = {
     "file": BINARY,
     "text": TEXT,
