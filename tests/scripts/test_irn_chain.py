@@ -121,6 +121,7 @@ def test_wrong_input_is_one_sentence(finished: Config, tmp_path: Path) -> None:
         "6 of 6 boundary files are missing": None,
         "expected boundary": np.zeros((3, 3), np.float32),
         "holds NaN": np.full((10, 12), np.nan, np.float32),
+        "boundary is of int64, expected floating-point numbers": np.zeros((10, 12), np.int64),
         "a boundary everywhere": np.ones((10, 12), np.float32),
     }
     for message, boundary in cases.items():

@@ -82,8 +82,11 @@ def _classes_in(content: dict[str, Any]) -> tuple[int, ...] | None:
 
 def _maps(path: Path, name: str, values: Any, dimensions: int) -> NDArray[np.float32]:
     maps = np.asarray(values)
-    if maps.ndim != dimensions or maps.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name} has shape {maps.shape} of {maps.dtype}, expected {dimensions} dimensions of numbers")
+    if maps.ndim != dimensions or maps.dtype.kind != "f":
+        raise UserError(
+            f"{path}: {name} has shape {maps.shape} of {maps.dtype}, expected {dimensions} dimensions of "
+            "floating-point numbers; make it anew"
+        )
     maps = maps.astype(np.float32, copy=False)
     if maps.size and not np.isfinite(maps).all():
         raise UserError(f"{path}: {name} holds NaN or infinite values; make it anew")

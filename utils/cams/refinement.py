@@ -117,11 +117,14 @@ def read_boundary(folder: Path, image_id: str, size: tuple[int, int]) -> dict[st
     path = boundary_path(folder, image_id)
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: np.asarray(file[name], np.float32) for name in file.files}
+            stored = {name: file[name] for name in file.files}
     except Exception as error:  # zip, its checksums, NumPy: each has errors of its own
         raise UserError(
             f"boundaries {path} cannot be read ({error}); delete the file and run scripts.make_boundaries"
         ) from error
+    if wrong := [name for name, field in stored.items() if field.dtype.kind != "f"]:
+        raise UserError(f"{path}: {wrong[0]} is of {stored[wrong[0]].dtype}, expected floating-point numbers; make it anew")
+    found = {name: field.astype(np.float32, copy=False) for name, field in stored.items()}
     expected = tuple(-(-side // CELL) for side in size[::-1])
     if "boundary" not in found or any(field.shape[-2:] != expected for field in found.values()):
         shapes = ", ".join(f"{name} {field.shape}" for name, field in found.items())

@@ -97,6 +97,7 @@ class _Storage:
         ({"high_res": FULL * np.float32("nan")}, "high_res holds NaN"),
         ({"high_res": FULL * 3}, r"high_res lies in \[0, 3\], expected \[0, 1\]"),
         ({"cam": torch.zeros(2, 4)}, "cam has shape"),
+        ({"cam": torch.from_numpy(SMALL).long()}, "of int64, expected 3 dimensions of floating-point numbers"),
     ],
 )
 def test_wrong_contents_are_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
