@@ -1,6 +1,7 @@
 """Everything that can go wrong, for every program: what was tried, and what was not met as it should be.
 
-    python -m benchmarks.faults                                       # all of it: half an hour on two cores
+    python -m benchmarks.faults                                       # all of it: many hours, 30 to 60 faults a minute
+    python -m benchmarks.faults --each 3 --seed 1                     # three of every kind for every program
     python -m benchmarks.faults --methods l2g --kinds weights,yaml    # some of it
     python -m benchmarks.faults --only '^deeplab test: .*NaN'         # what a regular expression finds
     python -m benchmarks.faults --list                                # names only
