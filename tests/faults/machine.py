@@ -176,6 +176,8 @@ def machine_faults(program: Program) -> Iterator[Fault]:
     if can_mount() and program.writes == ("out",):
         for size in DISKS:
             yield fault("disk full", f"a disk of {size} KiB", partial(small_disk, size), expect=WHOLE)
+    if can_mount() and "data.workers=2" in program.arguments:
+        yield fault("disk full", "64 KiB of shared memory for loader processes", small_shared_memory)
     for limit in DESCRIPTORS:
         yield fault("descriptors", f"file numbers below {limit}", partial(open_files, limit))
     yield fault("file system", "no hard links", no_hard_links, expect=SOUND)
