@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A reproduction on PASCAL VOC 2012, every stage from training to the table of stages, expected figures beside measured ones. Run
 # again it continues where it stopped (a queue's time limit, a power cut). docs/voc.md has an example for SLURM.
-# Environment: METHOD (l2g; l2g_sa_cda: with suppression, attention, pasting; wsfcn: segments by itself; crt: with IRNet; cdl: l2g's
-# labels, corrected by experts), EXP (name of the run), CONFIG, FUSION (of pseudo labels; default: the published threshold), INIT
-# (what the segmentation network starts from: a file, or hub for ImageNet weights without masks; default: the published file, which
-# learnt from COCO's masks), SEG_CONFIG, SEG_OVERRIDES (key=value ... by spaces), VARIANT (of cdl: b or e), DATA (of crt), GPUS (e.g.
-# 0,1), PYTHON. Further arguments are key=value overrides of the first stage.
+# Environment: METHOD (l2g; l2g_sa_cda: with suppression, attention, pasting; l2g_best: configs/recipes, what helped in our
+# measurements; wsfcn: segments by itself; crt: with IRNet; cdl: l2g's labels, corrected by experts), EXP (name of the run), CONFIG,
+# FUSION (of pseudo labels; default: the published threshold), INIT (what the segmentation network starts from: a file, or hub for
+# ImageNet weights without masks; default: the published file, which learnt from COCO's masks), SEG_CONFIG, SEG_OVERRIDES (key=value
+# ... by spaces), VARIANT (of cdl: b or e), DATA (of crt), GPUS (e.g. 0,1), PYTHON. Further arguments are key=value overrides of the
+# first stage.
 set -euo pipefail
 cd "$(dirname "$0")"
 METHOD="${METHOD:-l2g}"
@@ -17,10 +18,11 @@ data='' fusion=threshold fuse=./gen_gt_voc.sh segment=deeplab segmentation=voc12
 case "$METHOD" in  # configuration; scripts of the first stage; what is not as above
   l2g) config=l2g_voc stages="$l2g" ;;
   l2g_sa_cda) config=l2g_voc_sa_cda stages=train_test_l2g_voc ;;
+  l2g_best) config=recipes/l2g_best stages="$l2g" fusion=saliency segmentation=recipes/l2g_best_dplv2 ;;
   wsfcn) config=wsfcn_voc stages='train_wsfcn_voc test_wsfcn_voc' fuse='' segment='' ;;
   crt) config=crt_voc stages='train_crt_voc make_crt_voc' fuse='' data="${DATA:-data/voc12_xml}" fusion='' ;;
   cdl) config=l2g_voc stages="$l2g" segment=cdl segmentation=voc12_coco_pretrain ;;
-  *) echo "error: METHOD is '$METHOD', expected l2g, l2g_sa_cda, wsfcn, crt or cdl" >&2; exit 2 ;;
+  *) echo "error: METHOD is '$METHOD', expected l2g, l2g_sa_cda, l2g_best, wsfcn, crt or cdl" >&2; exit 2 ;;
 esac
 export EXP CONFIG="${CONFIG:-configs/$config.yaml}" FUSION="${FUSION:-$fusion}" GPUS="${GPUS:-}" PYTHON="${PYTHON:-}"
 export IRN_OVERRIDES="${IRN_OVERRIDES:-} pseudo.out_dir=$labels" DATA="$data"

@@ -72,6 +72,9 @@ def test_other_methods_go_the_same_way(tmp_path: Path, python: Path) -> None:
     assert {"irn.radius=4", "pseudo.out_dir=runs/some/pseudo_seg_labels"} <= set(crt[7])
     assert f"dataset.label_dir={ROOT}/runs/some/pseudo_seg_labels" in crt[9]
     assert not any(argument.startswith("pseudo.fusion") for call in crt for argument in call)
+    best = _calls("run_voc.sh", METHOD="l2g_best", **given)  # type: ignore[arg-type]
+    assert best[1][2] == "configs/recipes/l2g_best.yaml" and "pseudo.fusion=saliency" in best[4]
+    assert best[6][3] == "configs/recipes/l2g_best_dplv2.yaml"
     cdl = _calls("run_voc.sh", METHOD="cdl", VARIANT="e", **given)  # type: ignore[arg-type]
     assert [call[2] for call in cdl if "--config" in call][:4] == ["configs/l2g_voc.yaml"] * 4
     segment = [call for call in cdl if call[0] == "deeplab"]
