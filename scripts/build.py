@@ -74,6 +74,7 @@ def _translated(argv: list[str]) -> list[str]:
         elif equals or word.startswith("-"):
             ours += [] if word == PAIRS else [word]
         elif not left:
+            word = ours[-1] if ours and ours[-1].startswith("-") else word  # a flag nobody knows, and its value
             raise UserError(f"argument '{word}' is neither --config FILE nor key=value, and as a published KEY has no VALUE")
         else:
             pairs[word] = left.pop(0)

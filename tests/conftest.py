@@ -1,5 +1,7 @@
 """What the whole test run says at its end."""
 
+from collections.abc import Iterator
+
 import pytest
 
 BROWSER_TESTS = "test_report_browser.py"
@@ -12,3 +14,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     without = sum(BROWSER_TESTS in report.nodeid for report in skipped)
     if without:
         print(f"NOT TRIED IN A BROWSER: {without} tests of the report need Chromium or Chrome on PATH, or CHROMIUM=its path")
+
+
+@pytest.fixture
+def forgets_tensors() -> Iterator[None]:
+    """Empty the program's caches behind a test that computes without values: a later one would meet its tensors in them."""
+    from tests.gpu.fake_gpu import forget_tensors
+
+    yield
+    forget_tensors()

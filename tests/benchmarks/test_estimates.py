@@ -7,6 +7,7 @@ import pytest
 from benchmarks.estimates import main
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("forgets_tensors")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 

@@ -229,12 +229,12 @@ def fake_gpu(*, follows: bool = False) -> Iterator[FakeGpu]:
             stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
         # cuDNN's own operations (sampling of a grid) have no fake form; those they stand for have.
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.callback(_forget)
-        _forget()
+        stack.callback(forget_tensors)
+        forget_tensors()
         yield FakeGpu(follows=follows)
 
 
-def _forget() -> None:
+def forget_tensors() -> None:
     """Empty the program's caches: a later test would meet tensors of another mode in them."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PROJECT:

@@ -14,6 +14,7 @@ from tests.gpu.first_stage import NO_FILES, methods, presets
 from utils.config import load_schema
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("forgets_tensors")
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = [*NO_FILES, "train.batch_size=2"]
 DEMO = "configs/l2g_demo.yaml"

@@ -290,7 +290,7 @@ def test_published_trunk_is_that_of_the_preset(tmp_path: Path, backbone: str) ->
         (["--set", "TEST.FLIP", "1"], "'TEST.FLIP' is 1, expected a value of type bool"),
         (["--set", "NET.MODEL", "vgg16"], "'NET.MODEL' is 'vgg16', expected one of ae, bsl"),
         (["--set", "NET.OPT", "Adam"], "'NET.OPT' is 'Adam', expected one of SGD"),
-        (["--set", "NET.LR"], "--set NET.LR has no value"),
+        (["--set", "NET.LR"], "'NET.LR' is neither .* KEY has no VALUE"),
         (["--cfg"], "--cfg needs a value"),
         (["--cfg", "missing.yaml"], "missing.yaml cannot be read"),
         (["--dataset", "ade"], "--dataset is ade, expected one of pascal_voc, coco"),

@@ -16,6 +16,7 @@ from utils.training.sizes import Ledger
 from utils.training.state import TrainState
 from utils.training.trainer import Course
 
+pytestmark = pytest.mark.usefixtures("forgets_tensors")
 SIDE, FLOAT = 8, 4
 
 
