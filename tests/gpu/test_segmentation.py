@@ -32,7 +32,7 @@ from utils.training.trainer import to_device
 METHODS = next(entry.metadata["choices"] for entry in fields(DeepLabConfig) if entry.name == "method")
 # Fewer blocks of each kind and smaller crops than published: the same operations in less time.
 FEWER = ("model.n_blocks=[1,1,1,1]", "image.size.train=65", "model.init_model=")
-SMALL = ("model.name=DeepLabV2_Backbone_MSC", "model.backbone=resnet38", "model.width=0.0625")
+SMALL = ("model.name=DeepLabV2_Backbone_MSC", "model.backbone=resnet50")
 OPTIONS = ("train.loss=balanced", "model.freeze_bn=false model.msc_scales=[]", "precision=bf16")
 
 
