@@ -1,8 +1,10 @@
-"""What the whole test run says at its end."""
+"""What the whole test run says at its end, and what all tests may share."""
 
 from collections.abc import Iterator
 
 import pytest
+
+from tests.warm_python import serving
 
 BROWSER_TESTS = "test_report_browser.py"
 
@@ -23,3 +25,10 @@ def forgets_tensors() -> Iterator[None]:
 
     yield
     forget_tensors()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the path of a Python whose programs start at once, see `tests.warm_python`."""
+    with serving(tmp_path_factory.mktemp("python")) as path:
+        yield path

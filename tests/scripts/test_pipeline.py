@@ -170,12 +170,12 @@ STAGES = {  # columns of the table
 
 @pytest.mark.timeout(900)  # up to twenty programs, each of which has to start
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_demo_runs_from_data_to_report(tmp_path: Path, system: str) -> None:
+def test_the_demo_runs_from_data_to_report(tmp_path: Path, warm_python: str, system: str) -> None:
     name = f"test_{tmp_path.parent.name}_{os.getpid()}"
     segment = "model.width=0.0625 image.size.train=49 solver.iter_max=2 solver.batch_size.train=4 threads=1 crf.workers=1"
     beside = "plain" if system == "l2g" else "none"  # one of them is enough
     environment = {
-        **os.environ, "INTERPRETER": sys.executable, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6", "UNSEEN": "2",
+        **os.environ, "INTERPRETER": warm_python, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6", "UNSEEN": "2",
         "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment, "SYSTEM": system, "BESIDE": beside,
     }  # fmt: skip
     command = [str(ROOT / "run_demo.sh"), *DEMO, *(f"{key}={value}" for key, value in SYSTEMS[system].items())]
