@@ -13,7 +13,7 @@ from deeplab.weights import load_checkpoint
 from models.layers.cpu_convs import INFERENCE_FORMAT
 from utils.data.items import Item
 from utils.data.loading import whole_images
-from utils.runtime.device import autocast_for, compile_in_place
+from utils.runtime.device import autocast_for, compile_in_place, convolving
 from utils.runtime.processes import Dist
 
 
@@ -37,7 +37,9 @@ def infer(cfg: DeepLabConfig, network: MultiScale, items: Sequence[Item], place:
         pin_memory=place.device.type == "cuda",
     )
     for batch in loader:
-        yield from zip(batch.items, predict(cfg, network, batch.images, place), strict=True)
+        with convolving(batch.alike, place.device):
+            logits = predict(cfg, network, batch.images, place)
+        yield from zip(batch.items, logits, strict=True)
 
 
 def predict(cfg: DeepLabConfig, network: MultiScale, images: Tensor, place: Dist) -> Tensor:

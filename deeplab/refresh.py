@@ -38,7 +38,7 @@ from utils.evaluation.metrics import confusion_matrix
 from utils.evaluation.scores import published_scores
 from utils.files import lock_folder
 from utils.runtime.cards import SEGMENTATION_TRAINING, StageCard, set_name, write_card
-from utils.runtime.device import autocast_for
+from utils.runtime.device import autocast_for, convolving
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard
 
@@ -91,9 +91,11 @@ def _refresh(
     counts: Counts,
 ) -> None:
     base, rule = cast(Experts, network.base), RefreshRule.of(cfg)
-    loader = whole_images(items, cfg.image, batch_size=1, workers=cfg.dataloader.num_workers, pin_memory=False)
+    loader = whole_images(
+        items, cfg.image, batch_size=1, workers=cfg.dataloader.num_workers, pin_memory=place.device.type == "cuda"
+    )
     for batch in progress(loader, len(items), "refresh", show=place.is_main):
-        with autocast_for(cfg.precision, place.device):
+        with autocast_for(cfg.precision, place.device), convolving(batch.alike, place.device):
             said = base.opinions(batch.images.to(place.device))
         first, second = (logits.float() for logits in said.logits)
         given = _given(cfg, batch.items[0])

@@ -32,7 +32,7 @@ from utils.data.loading import SizedBatch, build_loader
 from utils.errors import run_program, user_errors
 from utils.files import lock_folder, write_text_atomic
 from utils.runtime.cards import CAMS, StageCard, own_name, set_name, write_card
-from utils.runtime.device import autocast_for
+from utils.runtime.device import autocast_for, convolving
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, barrier, setup, shard, sum_over_ranks
 from utils.training.meters import Waiting
@@ -123,7 +123,7 @@ def _images(cfg: Config, place: Dist, network: nn.Module, loader: Iterable[Sized
     for batch in loader:
         scales = [s.to(place.device, non_blocking=True).contiguous(memory_format=INFERENCE_FORMAT) for s in batch.scales]
         precision = autocast_for(cfg.precision, place.device)
-        with user_errors():
+        with user_errors(), convolving(batch.alike, place.device):
             done = infer_batch(network, scales, batch.size, batch.classes, settings, precision)
         for image_id, image in zip(batch.ids, done, strict=True):
             writer.write(image_id, image)

@@ -200,8 +200,11 @@ def _maps(cfg: Config, gpu: FakeGpu) -> None:
         (place / "labels").mkdir()
         refine_dir = place / "refine" if cfg.cam.refine_dir else None
         labels = place / "labels" if cfg.cam.label_dir else None
+        planned: list[bool] = []  # a size that few images have needs no plans of cuDNN
+        network.register_forward_pre_hook(lambda *_: planned.append(torch.backends.cudnn.enabled))
         with CamWriter(place, labels, npz=cfg.cam.format == "npz", refine_dir=refine_dir) as writer:
             counts = list(make_cams._images(cfg, PLACE, network, [batch], writer))
+        assert planned and not any(planned)
         reads = (cfg.cam.labels == "predict") + (cfg.cam.top > 0)
         assert counts == [1, 2] or reads
         assert len(set(gpu.waits)) <= reads, f"CAM inference waits for the GPU: {gpu.waits}"

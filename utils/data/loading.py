@@ -1,5 +1,6 @@
 """The data set of CAM inference: each image at several scales."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
     """Images at several scales, PIL bicubic, sides rounded half to even as published; mirrored copies are made later.
 
     An item holds "id": str; "size": (H, W) of the image; "classes": its class indices, ascending; "scales": one
-    (3, h, w) float32 normalised RGB tensor a scale.
+    (3, h, w) float32 normalised RGB tensor a scale; "alike": how many images of the list have this size.
 
     Args:
         data: where the images are, and their mean and std.
         scales: factors on both sides, > 0.
         labels: id -> class indices, in the order to walk.
         input_size: (H, W) that images are resized to before, bilinear, whatever their aspect; empty: their own.
+        alike: of each image, how many have its size; empty where nobody asks.
 
     Raises:
         UserError: when images are missing (at once) or damaged (when read).
@@ -42,9 +44,11 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
         scales: Sequence[float],
         labels: Mapping[str, tuple[int, ...]],
         input_size: Sequence[int] = (),
+        alike: Sequence[int] = (),
     ) -> None:
         self.data, self.scales, self.labels, self.input_size = data, tuple(scales), labels, tuple(input_size)
         self.ids = list(labels)
+        self.alike = alike or [0] * len(self.ids)
         self.folder = DataFolder.of(data, data.infer_list)
         self.folder.check_images(self.ids)
 
@@ -62,6 +66,7 @@ class MultiScaleDataset(Dataset[dict[str, Any]]):
         return {
             "id": image_id,
             "size": size,
+            "alike": self.alike[index],
             "classes": self.labels[image_id],
             "scales": [to_normalised_tensor(view, self.data.mean, self.data.std) for view in scaled],
         }
@@ -73,11 +78,16 @@ def resize_scaled(image: Image.Image, scale: float) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def image_batches(paths: Sequence[Path], batch_size: int) -> list[list[int]]:
-    """Return `batches_by_size` of image files; with a `batch_size` of 1 none is opened. Raises UserError for a bad one."""
-    if batch_size == 1:
-        return [[index] for index in range(len(paths))]
-    return batches_by_size((image_size(path) for path in paths), batch_size)
+def image_batches(paths: Sequence[Path], batch_size: int, *, counts: bool) -> tuple[list[list[int]], list[int]]:
+    """Return `batches_by_size` of image files and, with `counts`, of each how many have its size.
+
+    With a `batch_size` of 1 and without counts none is opened. Raises UserError for a bad one.
+    """
+    if batch_size == 1 and not counts:
+        return [[index] for index in range(len(paths))], []
+    sizes = [image_size(path) for path in paths]
+    of_size = Counter(sizes)
+    return batches_by_size(sizes, batch_size), [of_size[size] for size in sizes]
 
 
 def batches_by_size(sizes: Iterable[tuple[int, int]], batch_size: int) -> list[list[int]]:
@@ -103,12 +113,13 @@ def _cut(indices: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 @dataclass
 class SizedBatch:
-    """B images of one `size` (H, W): `scales` holds a (B, 3, h_s, w_s) tensor per scale."""
+    """B images of one `size` (H, W), which `alike` have: `scales` holds a (B, 3, h_s, w_s) tensor per scale."""
 
     ids: list[str]
     classes: list[tuple[int, ...]]
     size: tuple[int, int]
     scales: list[Tensor]
+    alike: int = 0
 
     def pin_memory(self) -> "SizedBatch":
         """Called by the loader on CUDA machines."""
@@ -126,11 +137,13 @@ def build_loader(
     """
     folder = DataFolder.of(data, data.infer_list)
     if cam.input_size and cam.size == "network":  # all alike
-        batches = batches_by_size([(1, 1)] * len(classes), cam.batch_size)
+        batches, alike = batches_by_size([(1, 1)] * len(classes), cam.batch_size), [len(classes)] * len(classes)
     else:
-        batches = image_batches([folder.image(image_id) for image_id in classes], cam.batch_size)
+        batches, alike = image_batches([folder.image(name) for name in classes], cam.batch_size, counts=pin_memory)
+    if cam.pad_size:  # the network sees one size
+        alike = [len(classes)] * len(classes)
     return DataLoader(
-        MultiScaleDataset(data, cam.scales, classes, cam.input_size),  # type: ignore[arg-type]
+        MultiScaleDataset(data, cam.scales, classes, cam.input_size, alike),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=_collate,
         worker_init_fn=start_loader_worker,
@@ -145,15 +158,17 @@ def _collate(items: Sequence[Any]) -> SizedBatch:
         classes=[tuple(item["classes"]) for item in items],
         size=tuple(items[0]["size"]),
         scales=[torch.stack(views) for views in zip(*(item["scales"] for item in items), strict=True)],
+        alike=items[0]["alike"],
     )
 
 
 @dataclass
 class ImageBatch:
-    """Items of one size and their network inputs (B, 3, H, W)."""
+    """Items of one size, which `alike` have, and their network inputs (B, 3, H, W)."""
 
     items: list[Item]
     images: Tensor
+    alike: int = 0
 
     def pin_memory(self) -> "ImageBatch":
         """Called by the loader on CUDA machines."""
@@ -176,9 +191,9 @@ def whole_images(
     Raises:
         UserError: when an image is unreadable where sizes are needed to form batches; others when they are read.
     """
-    batches = image_batches([item.image for item in items], batch_size)
+    batches, alike = image_batches([item.image for item in items], batch_size, counts=pin_memory)
     return DataLoader(
-        _Images(items, image),  # type: ignore[arg-type]
+        _Images(items, image, alike or [0] * len(items)),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=_collate_images,
         worker_init_fn=start_loader_worker,
@@ -187,14 +202,16 @@ def whole_images(
     )
 
 
-class _Images(Dataset[tuple[Item, Tensor]]):
-    def __init__(self, items: Sequence[Item], image: ImageConfig) -> None:
-        self.items, self.image = items, image
+class _Images(Dataset[tuple[Item, Tensor, int]]):
+    def __init__(self, items: Sequence[Item], image: ImageConfig, alike: Sequence[int]) -> None:
+        self.items, self.image, self.alike = items, image, alike
 
-    def __getitem__(self, index: int) -> tuple[Item, Tensor]:
-        """Return an item and its input."""
-        return self.items[index], to_input(read_pixels(self.items[index].image, self.image)[0], self.image)
+    def __getitem__(self, index: int) -> tuple[Item, Tensor, int]:
+        """Return an item, its input, and how many have its size."""
+        item = self.items[index]
+        return item, to_input(read_pixels(item.image, self.image)[0], self.image), self.alike[index]
 
 
-def _collate_images(entries: Sequence[tuple[Item, Tensor]]) -> ImageBatch:
-    return ImageBatch([item for item, _ in entries], torch.stack([image for _, image in entries]))
+def _collate_images(entries: Sequence[tuple[Item, Tensor, int]]) -> ImageBatch:
+    items, images, alike = zip(*entries, strict=True)
+    return ImageBatch(list(items), torch.stack(images), alike[0])
