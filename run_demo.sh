@@ -14,6 +14,7 @@ SYSTEM="${SYSTEM:-l2g}"
 SEED="${SEED:-0}"
 IMAGES="${IMAGES:-400}"                  # training pictures
 UNSEEN="${UNSEEN:-80}"                   # pictures that no training sees
+TRUNK_EPOCHS="${TRUNK_EPOCHS:-12}"       # plain classification before SYSTEM=wsfcn begins
 PLAIN_EPOCHS="${PLAIN_EPOCHS:-22}"       # plain classification for as long as L2G trains, measured in time
 INTERPRETER="${INTERPRETER:-}"
 
@@ -32,7 +33,7 @@ describe() { # SYSTEM: sets its title in the table, configuration, settings, pro
       programs=("${cam_programs[@]}") labels=pseudo_saliency ;;
     l2g) title=L2G programs=("${cam_programs[@]}") labels=pseudo_saliency segment=dplv2 ;;
     wsfcn) title=WS-FCN labels=masks/crf # its masks are a segmentation: of pictures of known classes, then of unseen ones
-      programs=("${maps[@]}" evaluate_labels gen_gt
+      programs=(trunk "${maps[@]}" evaluate_labels gen_gt
         "make_cams cam.overwrite=true $unseen"
         "evaluate_labels $unseen"' score.label_dir=${cam.label_dir} score.out=${run_dir}/label_scores/val/result.json'
         "gen_gt $unseen"' pseudo.out_dir=${cam.label_dir}/crf') ;;
@@ -75,6 +76,16 @@ pipeline() { # NAME CONFIG [key=value ...]: the programs that were described
   shift 2
   for program in "${programs[@]}"; do
     read -r -a words <<<"$program"
+    if [ "$program" = trunk ]; then # what the system starts from, where others take ImageNet weights: a classifier's trunk
+      local alike=() each
+      for each in "$@"; do
+        case "$each" in model.*) alike+=("$each") ;; esac
+      done
+      "$python" -m scripts.train --config configs/l2g_demo.yaml "name=${name}_trunk" "seed=$SEED" "data.root=$DATA" \
+        "data.class_names=$DATA/classes.txt" train.resume=auto method=cam cam.activation=relu "train.epochs=$TRUNK_EPOCHS" \
+        ${alike[@]+"${alike[@]}"}
+      continue
+    fi
     "$python" -m "scripts.${words[0]}" --config "$config" "name=$name" "seed=$SEED" "data.root=$DATA" \
       "data.class_names=$DATA/classes.txt" train.resume=auto "$@" ${settings[@]+"${settings[@]}"} "${words[@]:1}"
   done

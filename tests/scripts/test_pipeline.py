@@ -176,7 +176,7 @@ def test_the_demo_runs_from_data_to_report(tmp_path: Path, warm_python: str, sys
     beside = "plain" if system == "l2g" else "none"  # one of them is enough
     environment = {
         **os.environ, "INTERPRETER": warm_python, "EXP": name, "DATA": str(tmp_path / "data"), "IMAGES": "6", "UNSEEN": "2",
-        "PLAIN_EPOCHS": "1", "SEG_OVERRIDES": segment, "SYSTEM": system, "BESIDE": beside,
+        "PLAIN_EPOCHS": "1", "TRUNK_EPOCHS": "1", "SEG_OVERRIDES": segment, "SYSTEM": system, "BESIDE": beside,
     }  # fmt: skip
     command = [str(ROOT / "run_demo.sh"), *DEMO, *(f"{key}={value}" for key, value in SYSTEMS[system].items())]
     runs = ROOT / "runs"
