@@ -1,7 +1,7 @@
 """Measure what CDL adds to a training step against its plain form: refresh, affinity and Dice from the heads' outputs on.
 
     python -m benchmarks.cdl_speed                  # 161 px on a CPU, seven scales, batch 4
-    python -m benchmarks.cdl_speed --size step      # and the whole step of ResNet-101, batch 1
+    python -m benchmarks.cdl_speed --size step      # and the whole step of ResNet-101; --precision bf16: ours in it
     python -m benchmarks.cdl_speed --size memory    # ours alone at 321 px, batch 8: time and peak memory
     python -m benchmarks.cdl_speed --size gpu       # 321 px, batch 2, on the first GPU
     python -m benchmarks.cdl_speed --size tiny      # seconds; checks the program, measures nothing
@@ -11,6 +11,7 @@ and gpu only: forward and backward of the whole network with the one or the othe
 """
 
 import argparse
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -24,7 +25,8 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.cdl import ExpertLosses
 from deeplab.losses import resize_labels
 from deeplab.network import ExpertMaps, MultiScaleExperts, build_deeplab
-from utils.runtime.device import peak_resident
+from models.layers.cpu_convs import training_format
+from utils.runtime.device import autocast_for, peak_resident
 from utils.runtime.processes import Dist
 
 CLASSES, FEATURES, IGNORED = 21, 128, 255
@@ -46,14 +48,14 @@ class Size:
 
 SIZES = {
     "cpu": Size("cpu", 4, 161),
-    "step": Size("cpu", 1, 161, (3, 4, 23, 3)),
+    "step": Size("cpu", 4, 161, (3, 4, 23, 3)),
     "memory": Size("cpu", 8, 321, plain=False),
     "gpu": Size("cuda", 2, 321, (3, 4, 23, 3)),
     "tiny": Size("cpu", 2, 33),
 }
 
 
-def run(name: str, *, repeat: int) -> list[Row]:
+def run(name: str, *, repeat: int, precision: str = "auto") -> list[Row]:
     """Measure at one of `SIZES`."""
     size = SIZES[name]
     cfg = DeepLabConfig(method="cdl_b")
@@ -67,7 +69,7 @@ def run(name: str, *, repeat: int) -> list[Row]:
         network.to(device)
     module = ExpertLosses(cfg, cast(MultiScaleExperts, network), Dist(0, 1, 0, device))
     rows = [_losses(size, module, device, repeat)]
-    return [*rows, *(_step(size, module, device, repeat) if size.blocks else [])]
+    return [*rows, *(_step(size, module, device, repeat, precision) if size.blocks else [])]
 
 
 def _losses(size: Size, module: ExpertLosses, device: torch.device, repeat: int) -> Row:
@@ -111,18 +113,21 @@ def _maps(batch: int, side: int, generator: torch.Generator, device: torch.devic
     return ExpertMaps([first, second], compared)
 
 
-def _step(size: Size, module: ExpertLosses, device: torch.device, repeat: int) -> Iterator[Row]:
+def _step(size: Size, module: ExpertLosses, device: torch.device, repeat: int, precision: str) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(1)
     images = (50 * torch.randn(size.batch, 3, size.crop, size.crop, generator=generator)).to(device)
     labels = torch.randint(0, 4, (size.batch, size.crop, size.crop), generator=generator).to(device)
+    contiguous = copy.deepcopy(module.network)
+    module.network.to(memory_format=training_format(module.network, device))  # as the trainer does
 
     def ours() -> float:
-        loss: Tensor = module({"images": images, "labels": labels, "share": 1.0, "step": STEP})["loss"]
+        with autocast_for(precision, device):
+            loss: Tensor = module({"images": images, "labels": labels, "share": 1.0, "step": STEP})["loss"]
         loss.backward()
         return loss.item()
 
     def plain() -> float:
-        items = module.network(images)
+        items = contiguous(images)
         given = [resize_labels(labels, (item.logits[0].shape[2], item.logits[0].shape[3])) for item in items]
         loss, _ = plain_cdl.losses(items, given)
         loss.backward()
@@ -139,10 +144,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="cpu", help="sizes and device (default cpu)")
     parser.add_argument("--repeat", type=int, default=3, help="timings of each version, >= 1 (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both versions (default 1)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of our whole step (default auto)"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     print(machine_line(torch.device(SIZES[arguments.size].device)))
-    print(table(run(arguments.size, repeat=arguments.repeat)))
+    print(table(run(arguments.size, repeat=arguments.repeat, precision=arguments.precision)))
 
 
 if __name__ == "__main__":
