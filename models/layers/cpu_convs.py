@@ -25,17 +25,16 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def quicken_depthwise(network: nn.Module) -> None:
-    """Replace each dilated depthwise convolution of `network` by a `DepthwiseConv2d` of the same weights and names.
+    """Make each dilated depthwise convolution of `network` a `DepthwiseConv2d`, in place.
 
     The other ones compute in float32 under bf16 autocast on a CPU: torch (2.14) has no fast bf16 gradients of them, and they
     took two thirds of an EfficientNet-Lite0's step. Their results stay bf16.
     """
-    for parent in list(network.modules()):
-        for name, conv in list(parent.named_children()):
-            if type(conv) is nn.Conv2d and _fits(conv):
-                setattr(parent, name, _same(conv))
-            elif isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
-                conv.__class__ = _float32_inside(type(conv))
+    for conv in network.modules():
+        if type(conv) is nn.Conv2d and _fits(conv):
+            conv.__class__ = DepthwiseConv2d
+        elif isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            conv.__class__ = _float32_inside(type(conv))
 
 
 def _float32_inside(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
@@ -55,21 +54,6 @@ def _fits(conv: nn.Conv2d) -> bool:
     )
     depthwise = conv.groups == conv.in_channels == conv.out_channels
     return depthwise and same_size and conv.stride == (1, 1) and max(conv.dilation) > 1 and conv.padding_mode == "zeros"
-
-
-def _same(conv: nn.Conv2d) -> DepthwiseConv2d:
-    with torch.device("meta"):  # the weights are taken over, not drawn: the random state stays as it is
-        quick = DepthwiseConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]  # stored as tuple[int, ...]
-            padding=conv.padding,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            bias=conv.bias is not None,
-        )
-    quick.weight, quick.bias = conv.weight, conv.bias
-    return quick.train(conv.training)
 
 
 class _SameSizeDepthwise(torch.autograd.Function):
