@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from models.layers.precision import in_float32
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that keeps the picture's size; equal to `nn.Conv2d` but for the rounding of gradients.
@@ -27,21 +29,18 @@ class DepthwiseConv2d(nn.Conv2d):
 def quicken_depthwise(network: nn.Module) -> None:
     """Make each dilated depthwise convolution of `network` a `DepthwiseConv2d`, in place.
 
-    The other ones compute in float32 under bf16 autocast on a CPU: torch (2.14) has no fast bf16 gradients of them, and they
-    took two thirds of an EfficientNet-Lite0's step. Their results stay bf16.
+    The other ones compute in float32 under autocast on a CPU, for torch (2.14) has no fast bf16 gradients of them.
     """
     for conv in network.modules():
-        if type(conv) is nn.Conv2d and _fits(conv):
-            conv.__class__ = DepthwiseConv2d
-        elif isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
-            conv.__class__ = _float32_inside(type(conv))
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            conv.__class__ = DepthwiseConv2d if _fits(conv) else _float32_inside(type(conv))
 
 
 def _float32_inside(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     def forward(self: nn.Conv2d, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return kind.forward(self, input)
-        with torch.autocast("cpu", enabled=False):
+        with in_float32(input.device):
             return kind.forward(self, input.float()).to(input.dtype)
 
     return type(kind.__name__, (kind,), {"forward": forward})
@@ -52,8 +51,8 @@ def _fits(conv: nn.Conv2d) -> bool:
         padding == dilation * (kernel - 1) // 2 and kernel % 2 == 1
         for padding, dilation, kernel in zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
     )
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
-    return depthwise and same_size and conv.stride == (1, 1) and max(conv.dilation) > 1 and conv.padding_mode == "zeros"
+    plain = type(conv) is nn.Conv2d and conv.in_channels == conv.out_channels and conv.padding_mode == "zeros"
+    return plain and same_size and conv.stride == (1, 1) and max(conv.dilation) > 1
 
 
 class _SameSizeDepthwise(torch.autograd.Function):
