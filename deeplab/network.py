@@ -15,6 +15,7 @@ from models.backbones.resnet import BLOCKS, STAGES, ResNet, caffe_resnet_name
 from models.backbones.resnet import CAFFE as CAFFE_RESNET
 from models.backbones.vgg16 import CAFFE as CAFFE_VGG
 from models.backbones.vgg16 import Vgg16, caffe_vgg_name
+from models.layers.norms import batch_norms, freeze_norms
 from utils.data.classes import label_count
 from utils.errors import UserError, user_errors
 
@@ -58,8 +59,7 @@ class MultiScale(nn.Module):
         self.scales = scales
         self.freeze_bn = freeze_bn
         if freeze_bn:
-            for norm in self._norms():
-                norm.requires_grad_(False)
+            freeze_norms(self.base)
 
     def forward(self, images: Tensor) -> list[Tensor] | Tensor:
         """Return logits (float32) of (B, 3, H, W) images.
@@ -82,12 +82,9 @@ class MultiScale(nn.Module):
         """Set the mode; frozen normalisation stays frozen."""
         super().train(mode)
         if self.freeze_bn:
-            for norm in self._norms():
+            for norm in batch_norms(self.base):
                 norm.eval()
         return self
-
-    def _norms(self) -> list[nn.Module]:
-        return [m for m in self.base.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 class DeepLab(nn.Module):

@@ -11,7 +11,8 @@ from models.backbones import build_trunk
 from models.backbones.resnet38 import ResNet38
 from models.layers.attention import Gate
 from models.layers.gates import FEATURES, GateOptions
-from models.layers.precision import in_float32
+from models.layers.norms import batch_norms, freeze_norms
+from utils.runtime.device import in_float32
 
 EPSILON = 1e-5
 AFFINITY_GAIN = 4.0
@@ -125,11 +126,6 @@ class Trunk(Protocol):
     def head_modules(self) -> list[nn.Module]: ...
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """Return all BatchNorm layers of a module."""
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
 class CamNetwork(nn.Module):
     """Image to class score maps; keys `backbone.*`, `head.*`, and `gates.*` for gates on the trunk's features.
 
@@ -162,8 +158,7 @@ class CamNetwork(nn.Module):
             for module in trunk.stem:
                 module.requires_grad_(False)
         if freeze_bn:
-            for norm in batch_norms(self):
-                norm.requires_grad_(False)
+            freeze_norms(self)
         for parameter in self._untrained_gates():
             parameter.requires_grad_(False)
 

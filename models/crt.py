@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from configs.fields import COUNT, NOT_NEGATIVE, SIDE, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
-from models.cam_net import Trunk, batch_norms
+from models.cam_net import Trunk
+from models.layers.norms import batch_norms, freeze_norms
 from models.layers.tiles import cut_tiles, merge_tiles, pad_to_tiles, padded_side
 from models.layers.vit import VisionTransformer, VitConfig
 from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first
@@ -178,8 +179,7 @@ class CnnBranch(nn.Module):
             cast(Any, trunk).checkpoint_activations = model.checkpoint_activations
         self.classifier = nn.Conv2d(trunk.out_channels, self.num_classes, 1, bias=False)
         if model.freeze_bn and not settings.cnn_norm_scale:
-            for norm in batch_norms(self.backbone):
-                norm.requires_grad_(False)
+            freeze_norms(self.backbone)
         for module in [*(trunk.stem if model.freeze_stem else []), *self._named(settings.cnn_frozen)]:
             module.requires_grad_(False)
 

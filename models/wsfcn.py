@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from configs.fields import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, UNIT, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
-from models.cam_net import Trunk, batch_norms
+from models.cam_net import Trunk
 from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, resize, segmentation_head, size_of
 from models.layers.mask_losses import (
     IGNORED,
@@ -28,6 +28,7 @@ from models.layers.mask_losses import (
     relative_labels,
     with_background,
 )
+from models.layers.norms import batch_norms, freeze_norms
 from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first
 from models.refiners.pamr import PAMR, PamrConfig
 
@@ -104,8 +105,7 @@ class SingleStageNetwork(nn.Module):
             for module in self.trunk.stem:
                 module.requires_grad_(False)
         if model.freeze_bn:
-            for norm in batch_norms(self.backbone):
-                norm.requires_grad_(False)
+            freeze_norms(self.backbone)
 
     @property
     def trunk(self) -> Trunk:

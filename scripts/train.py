@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig, ValidationConfig
-from models.cam_net import batch_norms
+from models.layers.norms import batch_norms
 from models.method import Method, find_method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, lasting_settings, save_config

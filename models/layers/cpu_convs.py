@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.layers.precision import in_float32
+from utils.runtime.device import in_float32
 
 
 class DepthwiseConv2d(nn.Conv2d):
