@@ -25,7 +25,7 @@ from configs.deeplab_schema import DeepLabConfig
 from deeplab.cdl import ExpertLosses
 from deeplab.losses import resize_labels
 from deeplab.network import ExpertMaps, MultiScaleExperts, build_deeplab
-from models.layers.cpu_convs import training_format
+from models.layers.lean import training_format
 from utils.runtime.device import autocast_for, peak_resident
 from utils.runtime.processes import Dist
 

@@ -27,7 +27,7 @@ from deeplab.inference import image_logits
 from deeplab.labelling import Labelling
 from deeplab.losses import LossModule
 from deeplab.network import MultiScale, segmentation_groups
-from models.layers.cpu_convs import INFERENCE_FORMAT, training_format
+from models.layers.lean import INFERENCE_FORMAT, training_format
 from utils.data.items import Item
 from utils.data.samplers import sample_rng
 from utils.evaluation.metrics import confusion_matrix

@@ -16,7 +16,7 @@ from configs.cam_schema import CamConfig
 from configs.schema import TrainConfig
 from models.l2g import L2GSettings
 from models.layers import transfer
-from models.layers.cpu_convs import INFERENCE_FORMAT
+from models.layers.lean import INFERENCE_FORMAT
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.merge import quantise_cams
 from utils.runtime.device import autocast_for

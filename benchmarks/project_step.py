@@ -11,7 +11,7 @@ from torch import Tensor
 from configs.schema import TrainConfig
 from models.cam_net import CamNetwork
 from models.l2g import L2GSettings, Transfer
-from models.layers.cpu_convs import training_format
+from models.layers.lean import training_format
 from models.method import Phase, interleaved_groups
 from utils.runtime.processes import Dist, StopRequest
 from utils.training.optim import Schedule, build_optimizer

@@ -16,7 +16,7 @@ from configs.deeplab_schema import IGNORE_LABEL, DeepLabConfig
 from deeplab.affinity import affinity_losses, propagate
 from deeplab.losses import cross_entropies, dice_losses, resize_labels
 from deeplab.network import ExpertMaps, MultiScaleExperts
-from utils.runtime.device import in_float32
+from models.layers.precision import in_float32
 from utils.runtime.processes import Dist, sum_over_ranks
 
 # Below the first both experts are unsure; above the second one of them is a source to propagate from (published constants).

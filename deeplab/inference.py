@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from configs.deeplab_schema import DeepLabConfig
 from deeplab.network import MultiScale, build_deeplab, scaled
 from deeplab.weights import load_checkpoint
-from models.layers.cpu_convs import INFERENCE_FORMAT
+from models.layers.lean import INFERENCE_FORMAT
 from utils.data.items import Item
 from utils.data.loading import whole_images
 from utils.runtime.device import autocast_for, compile_in_place, convolving

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from configs.deeplab_schema import IGNORE_LABEL
 from deeplab.network import MultiScale
+from models.layers.precision import in_float32
 from utils.data.classes import BACKGROUND
-from utils.runtime.device import in_float32
 from utils.runtime.processes import Dist, sum_over_ranks
 
 DICE_EPSILON = 1e-7

@@ -15,7 +15,7 @@ from models.backbones.resnet import BLOCKS, STAGES, ResNet, caffe_resnet_name
 from models.backbones.resnet import CAFFE as CAFFE_RESNET
 from models.backbones.vgg16 import CAFFE as CAFFE_VGG
 from models.backbones.vgg16 import Vgg16, caffe_vgg_name
-from models.layers.norms import batch_norms, freeze_norms
+from models.layers.lean import batch_norms, freeze_norms
 from utils.data.classes import label_count
 from utils.errors import UserError, user_errors
 
@@ -81,9 +81,8 @@ class MultiScale(nn.Module):
     def train(self, mode: bool = True) -> "MultiScale":
         """Set the mode; frozen normalisation stays frozen."""
         super().train(mode)
-        if self.freeze_bn:
-            for norm in batch_norms(self.base):
-                norm.eval()
+        for norm in batch_norms(self.base) if self.freeze_bn else []:
+            norm.eval()
         return self
 
 

@@ -9,7 +9,6 @@ alone, published names) and last.pth (continue with train.resume=auto); TensorBo
 <exp.output_dir>/logs/<exp.id>. SIGTERM and Ctrl-C save and leave.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from deeplab.network import BACKBONE, MultiScale, MultiScaleExperts, build_deepl
 from deeplab.outputs import FINAL, TITLES, experiment, logs_dir, models_dir
 from deeplab.settings import parse_args
 from deeplab.weights import RANDOM, load_initial, read_init, write_init
-from models.layers.cpu_convs import training_format
+from models.layers.lean import training_format
 from models.method import Picture
 from utils.config import flat_settings, lasting_settings, save_config
 from utils.data.images import MAX_GREY
@@ -38,7 +37,7 @@ from utils.runtime.device import compile_in_place
 from utils.runtime.log import get_logger
 from utils.runtime.processes import Dist, sum_over_ranks, training_session
 from utils.runtime.provenance import fingerprint
-from utils.training.estimate import CPU, FLAG, Estimate, Unread, estimate, tell
+from utils.training.estimate import CPU, Estimate, Unread, estimate, train_or_tell
 from utils.training.hub import HUB, HubWeights, hub_weights
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span
@@ -49,12 +48,7 @@ from utils.training.weights import save_weights
 
 def main(argv: list[str]) -> None:
     """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
-    if FLAG in argv:
-        tell(estimated(parse_args([each for each in argv if each != FLAG], __doc__ or "")))
-        return
-    code = run(parse_args(argv, __doc__ or ""))
-    if code:
-        sys.exit(code)
+    train_or_tell(argv, lambda words: parse_args(words, __doc__ or ""), run, estimated)
 
 
 def run(cfg: DeepLabConfig) -> int:

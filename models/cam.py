@@ -25,10 +25,6 @@ class PlainCam(Method):
         super().__init__(cfg)
         self.network = cam_network(cfg.model, cfg.data.num_classes)
 
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the one network."""
-        return {"state_dict": self.network}
-
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> CamNetwork:
         """Build the network. Raises ValueError for `cam.activation=softmax`, which nothing trains, and `cam.merge=mean`."""

@@ -1,5 +1,6 @@
 """A trunk with the CAM head, and gates where they are wanted: what both networks of L2G are."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -11,8 +12,8 @@ from models.backbones import build_trunk
 from models.backbones.resnet38 import ResNet38
 from models.layers.attention import Gate
 from models.layers.gates import FEATURES, GateOptions
-from models.layers.norms import batch_norms, freeze_norms
-from utils.runtime.device import in_float32
+from models.layers.lean import batch_norms, freeze_norms
+from models.layers.precision import in_float32
 
 EPSILON = 1e-5
 AFFINITY_GAIN = 4.0
@@ -123,7 +124,7 @@ class Trunk(Protocol):
     def stem(self) -> list[nn.Module]: ...
 
     @property
-    def head_modules(self) -> list[nn.Module]: ...
+    def head_modules(self) -> Sequence[nn.Module]: ...
 
 
 class CamNetwork(nn.Module):
@@ -187,12 +188,8 @@ class CamNetwork(nn.Module):
     def train(self, mode: bool = True) -> "CamNetwork":
         """Switch dropout (and trainable BatchNorm); frozen BatchNorm stays in eval mode."""
         super().train(mode)
-        if self.freeze_bn:
-            for norm in batch_norms(self):
-                norm.eval()
-        if self.freeze_stem:
-            for module in self.trunk.stem:
-                module.eval()
+        for module in [*(batch_norms(self) if self.freeze_bn else []), *(self.trunk.stem if self.freeze_stem else [])]:
+            module.eval()
         return self
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -17,7 +17,7 @@ from configs.fields import COUNT, NOT_NEGATIVE, SIDE, key
 from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
 from models.cam_net import Trunk
-from models.layers.norms import batch_norms, freeze_norms
+from models.layers.lean import batch_norms, freeze_norms
 from models.layers.tiles import cut_tiles, merge_tiles, pad_to_tiles, padded_side
 from models.layers.vit import VisionTransformer, VitConfig
 from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first

@@ -218,10 +218,6 @@ class Irn(Method):
         self.network = IrnNetwork(cfg)
         self.settings = cast(IrnSettings, cfg.settings)
 
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the one network."""
-        return {"state_dict": self.network}
-
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> nn.Module:
         """Refuse, by a ValueError: there are no CAMs."""

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, cast
 
 from torch import Tensor, nn
 
@@ -143,8 +143,11 @@ class Method(nn.Module):
         self.cfg = cfg
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return checkpoint key -> network: `state_dict` is what CAMs are made with, `local_dict` and others as published."""
-        raise NotImplementedError
+        """Return checkpoint key -> network: `state_dict` is what CAMs are made with, `local_dict` and others as published.
+
+        A method of one network has it as `network`.
+        """
+        return {"state_dict": cast(nn.Module, self.network)}
 
     @classmethod
     def pretrained(cls, cfg: Config) -> dict[str, str]:

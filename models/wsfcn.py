@@ -19,6 +19,7 @@ from configs.schema import Config, SampleConfig
 from models.backbones import build_trunk
 from models.cam_net import Trunk
 from models.layers.decoders import Align, FeatureFusion, FlexibleContext, StochasticGate, resize, segmentation_head, size_of
+from models.layers.lean import batch_norms, freeze_norms
 from models.layers.mask_losses import (
     IGNORED,
     balanced_cross_entropy,
@@ -28,7 +29,6 @@ from models.layers.mask_losses import (
     relative_labels,
     with_background,
 )
-from models.layers.norms import batch_norms, freeze_norms
 from models.method import Batch, Method, Phase, Picture, StepOutput, classify_first
 from models.refiners.pamr import PAMR, PamrConfig
 
@@ -265,10 +265,6 @@ class Wsfcn(Method):
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
         self.network = self.Network(cfg)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the one network."""
-        return {"state_dict": self.network}
 
     @classmethod
     def inference_network(cls, cfg: Config, network: str = "global") -> nn.Module:

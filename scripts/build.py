@@ -144,7 +144,7 @@ def build_method(cfg: Config, device: "torch.device", *, initial: bool = True) -
         device: where it will run.
         initial: load the initial weights; False where a checkpoint follows: their file need not be there any more.
     """
-    from models.layers.cpu_convs import training_format
+    from models.layers.lean import training_format
     from models.method import find_method
 
     with user_errors():

@@ -23,7 +23,7 @@ from torch import nn
 
 from configs.schema import Config
 from models.irn import IrnSettings, boundary_fields
-from models.layers.cpu_convs import INFERENCE_FORMAT
+from models.layers.lean import INFERENCE_FORMAT
 from scripts.build import build_boundary_network, parse_args
 from utils.cams.refinement import boundary_path, write_boundary
 from utils.cams.store import checksum

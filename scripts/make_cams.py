@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from configs.schema import Config
-from models.layers.cpu_convs import INFERENCE_FORMAT
+from models.layers.lean import INFERENCE_FORMAT
 from scripts.build import build_inference_network, compile_inference, parse_args
 from utils.cams.inference import CamSettings, infer_batch
 from utils.cams.store import CamWriter, claim, describe_source, unfinished

@@ -10,7 +10,6 @@ published key names), config.yaml, log.txt and TensorBoard files in <run_dir>/tb
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from configs.paste_schema import PasteConfig
 from configs.schema import Config, TrainConfig, ValidationConfig
-from models.layers.norms import batch_norms
+from models.layers.lean import batch_norms
 from models.method import Method, find_method
 from scripts.build import build_method, parse_args
 from utils.config import flat_settings, lasting_settings, save_config
@@ -37,7 +36,7 @@ from utils.runtime.cards import TRAINING, StageCard, set_name, write_card
 from utils.runtime.log import get_logger, progress
 from utils.runtime.processes import Dist, training_session
 from utils.runtime.provenance import fingerprint
-from utils.training.estimate import CPU, FLAG, Estimate, Unread, estimate, tell
+from utils.training.estimate import CPU, Estimate, Unread, estimate, train_or_tell
 from utils.training.journal import write_summary
 from utils.training.optim import Schedule, build_optimizer
 from utils.training.plan import Plan, Span, batches_of
@@ -51,12 +50,7 @@ FINAL = "final.pth"
 
 def main(argv: list[str]) -> None:
     """Parse the command line and train; leaves with the signal's exit code when stopped by one."""
-    if FLAG in argv:
-        tell(estimated(parse_args([each for each in argv if each != FLAG], __doc__ or "")))
-        return
-    code = run(parse_args(argv, __doc__ or ""))
-    if code:
-        sys.exit(code)
+    train_or_tell(argv, lambda words: parse_args(words, __doc__ or ""), run, estimated)
 
 
 def run(cfg: Config) -> int:

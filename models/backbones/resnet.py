@@ -103,6 +103,7 @@ class ResNet(nn.Module):
     key_prefix = ""
     head_names: dict[str, str] = {}
     classifier_keys = ("fc.*",)
+    head_modules: tuple[nn.Module, ...] = ()
 
     def __init__(self, blocks: tuple[int, ...] = BLOCKS[101], layout: ResNetLayout = TORCHVISION) -> None:
         super().__init__()
@@ -135,11 +136,6 @@ class ResNet(nn.Module):
     def stem(self) -> list[nn.Module]:
         """Return what is usually not fine-tuned."""
         return [self.get_submodule(name) for name in self.layout.stem]
-
-    @property
-    def head_modules(self) -> list[nn.Module]:
-        """Return no layers: all new ones are in the head."""
-        return []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features `layout.outputs` names of (B, 3, H, W) images; 256, 512, 1024, 2048 channels for the stages."""

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.layers.attention import Gate
-from models.layers.cpu_convs import PointwiseConv2d
 from models.layers.gates import GateOptions
+from models.layers.lean import PointwiseConv2d
 
 # Widths are kept multiples of this at any `width`.
 CHANNEL_MULTIPLE = 8
@@ -116,6 +116,7 @@ class ResNet38(nn.Module):
     key_prefix = ""
     head_names = {"classifier": "fc8", "side_a": "f8_3", "side_b": "f8_4", "affinity": "f9"}
     classifier_keys = ("linear1000.*",)
+    head_modules: tuple[nn.Module, ...] = ()
     suppression_places = tuple(STAGES)
     attention_places = ("b6", "b7")
 
@@ -164,11 +165,6 @@ class ResNet38(nn.Module):
     def stem(self) -> list[nn.Module]:
         """Return what the published program never trains."""
         return [self.conv1a, self.b2, self.b2_1, self.b2_2]
-
-    @property
-    def head_modules(self) -> list[nn.Module]:
-        """Return no layers: all new ones are in the head."""
-        return []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features `outputs` names of (B, 3, H, W) images.

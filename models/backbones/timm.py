@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers.cpu_convs import quicken_depthwise
+from models.layers.lean import quicken_depthwise
 
 PROBE_SIDE = 224
 # Intermediate maps a CAM network takes: the last three.
@@ -33,6 +33,7 @@ class TimmBackbone(nn.Module):
     affinity_dim = 192
     key_prefix = "network."
     head_names: dict[str, str] = {}
+    head_modules: tuple[nn.Module, ...] = ()
 
     def __init__(self, name: str, output_stride: int = 16, shallow_stride: int = 0, *, levels: bool = False) -> None:
         super().__init__()
@@ -76,11 +77,6 @@ class TimmBackbone(nn.Module):
         """Return timm's first convolution and its norm, under the names its families use."""
         names = ("conv_stem", "bn1", "conv1", "stem", "patch_embed")
         return [module for name in names if isinstance(module := getattr(self.network, name, None), nn.Module)]
-
-    @property
-    def head_modules(self) -> list[nn.Module]:
-        """Return no layers: all new ones are in the head."""
-        return []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the side maps and the final map of (B, 3, H, W) images; where patches must cover them, resized to that."""

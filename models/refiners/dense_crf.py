@@ -60,37 +60,16 @@ BACKENDS = ("auto", "pydensecrf", "torch")
 Device = torch.device | str | None
 
 
-def dense_crf(
-    probabilities: Array,
-    image: Picture,
-    *,
-    backend: str = "auto",
-    iterations: int = 10,
-    pos_w: float = 3.0,
-    pos_xy_std: float = 1.0,
-    bi_w: float = 4.0,
-    bi_xy_std: float = 67.0,
-    bi_rgb_std: float = 3.0,
-    drop_below: float = 0.0,
-    device: Device = None,
-) -> Array:
+def dense_crf(probabilities: Array, image: Picture, **how: Any) -> Array:
     """Refine class probabilities so that neighbouring pixels of like colour agree.
 
     Mean-field inference with Potts compatibility and two kernels with symmetric normalisation, filtered on the permutohedral
-    lattice (Adams, Baek & Davis, Eurographics 2010). Defaults are those of the published DeepLab files.
+    lattice (Adams, Baek & Davis, Eurographics 2010).
 
     Args:
         probabilities: (C, H, W) float32 in [0, 1], e.g. a soft-max; the unary energy is -ln(max(p, 1e-5)).
         image: (H, W, 3) uint8 RGB of the same size.
-        backend: "pydensecrf", "torch", or "auto" (see `resolve_backend`).
-        iterations: mean-field iterations, >= 1.
-        pos_w: weight of the smoothness kernel, >= 0; 0 leaves the kernel out.
-        pos_xy_std: its standard deviation in pixels, > 0.
-        bi_w: weight of the appearance kernel, >= 0; 0 leaves the kernel out.
-        bi_xy_std: its standard deviation of position in pixels, > 0.
-        bi_rgb_std: its standard deviation of colour in grey levels of 255, > 0.
-        drop_below: classes whose probability nowhere exceeds this are left out and come back as 0; 0 keeps all (exact).
-        device: where the torch backend works; None is the device of `probabilities`, the CPU for an array.
+        how: what `dense_crf_batch` takes by name.
 
     Returns:
         (C, H, W) float32, summing to 1 over classes; an array for an array, a tensor on the same device for a tensor.
@@ -99,10 +78,7 @@ def dense_crf(
         ValueError: for wrong shapes or types, or values that are no probabilities.
         ValueError: for a constant out of range, an unknown backend, or one that is not installed.
     """
-    return dense_crf_batch(
-        [probabilities], [image], backend=backend, iterations=iterations, pos_w=pos_w, pos_xy_std=pos_xy_std,
-        bi_w=bi_w, bi_xy_std=bi_xy_std, bi_rgb_std=bi_rgb_std, drop_below=drop_below, device=device,
-    )[0]  # fmt: skip
+    return dense_crf_batch([probabilities], [image], **how)[0]
 
 
 def dense_crf_batch(
@@ -110,20 +86,23 @@ def dense_crf_batch(
     images: Sequence[Picture],
     *,
     backend: str = "auto",
-    iterations: int = 10,
-    pos_w: float = 3.0,
-    pos_xy_std: float = 1.0,
-    bi_w: float = 4.0,
-    bi_xy_std: float = 67.0,
-    bi_rgb_std: float = 3.0,
     drop_below: float = 0.0,
     device: Device = None,
+    **constants: Any,
 ) -> list[Array]:
-    """Refine several images, which may differ in size and number of classes; arguments and errors as in `dense_crf`.
+    """Refine several images, which may differ in size and number of classes; what is returned and raised as in `dense_crf`.
 
     On CUDA the torch backend works on all of them at once; on a CPU it takes them one by one, which is faster there.
+
+    Args:
+        probabilities: of each image.
+        images: as many.
+        backend: "pydensecrf", "torch", or "auto" (see `resolve_backend`).
+        drop_below: classes whose probability nowhere exceeds this are left out and come back as 0; 0 keeps all (exact).
+        device: where the torch backend works; None is the device of `probabilities`, the CPU for an array.
+        constants: of the model, see `CrfParameters`.
     """
-    parameters = CrfParameters(iterations, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std)
+    parameters = CrfParameters(**constants)
     if len(probabilities) != len(images):
         raise ValueError(f"{len(probabilities)} probabilities but {len(images)} images")
     for one, image in zip(probabilities, images, strict=True):

@@ -29,7 +29,14 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class CrfParameters:
-    """Constants of the model, named as in `dense_crf`. Raises ValueError for one out of range."""
+    """Constants of the model; defaults are those of the published DeepLab files. Raises ValueError for one out of range.
+
+    Attributes:
+        iterations: of the mean field, >= 1.
+        pos_w, pos_xy_std: weight of the smoothness kernel (>= 0; 0 leaves it out), and its deviation in pixels (> 0).
+        bi_w: weight of the appearance kernel, >= 0; 0 leaves it out.
+        bi_xy_std, bi_rgb_std: its deviations of position in pixels, of colour in grey levels of 255, > 0.
+    """
 
     iterations: int = 10
     pos_w: float = 3.0

@@ -16,7 +16,7 @@ import models
 from configs.paste_schema import PasteConfig
 from configs.schema import Config
 from models.irn import boundary_fields
-from models.layers.cpu_convs import INFERENCE_FORMAT
+from models.layers.lean import INFERENCE_FORMAT
 from models.method import Method, find_method
 from scripts import make_cams
 from scripts.build import build_inference_network, build_method, load_config

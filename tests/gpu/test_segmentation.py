@@ -19,7 +19,7 @@ from deeplab.labelling import Labelling
 from deeplab.network import NETWORKS, build_deeplab
 from deeplab.settings import deeplab_schema
 from deeplab.train import Segmentation
-from models.layers.cpu_convs import training_format
+from models.layers.lean import training_format
 from models.refiners import REFINERS, build_refiner, find_refiner
 from models.refiners.dense_crf import DenseCrf
 from tests.gpu.fake_gpu import GPU, FakeGpu, fake_gpu

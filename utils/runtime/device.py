@@ -32,13 +32,6 @@ def autocast_for(precision: str, device: "torch.device") -> AbstractContextManag
     return nullcontext()
 
 
-def in_float32(device: "torch.device") -> AbstractContextManager[object]:
-    """Return the context of what is computed in float32 under autocast too; "meta" tensors follow the CPU's."""
-    import torch
-
-    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
-
-
 def set_up_torch(cfg: Computing) -> None:
     """Set what holds for the whole process, the backward pass included: CPU threads (0: torch's default) and TF32.
 

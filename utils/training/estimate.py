@@ -6,10 +6,11 @@ Not in it: the CUDA context, workspaces of cuDNN, what the allocator rounds up. 
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from utils.training.state import TrainState
 from utils.training.trainer import Course, Trainable, Trainer
 
 FLAG = "--estimate"
+S = TypeVar("S")  # settings
 CPU = torch.device("cpu")
 UNKNOWN = 1000
 SHARE = 0.4  # of the peak rate, which large convolutions may reach
@@ -155,10 +157,16 @@ def estimate(
     return Estimate(sum(parameters.values()), images, plan.stop - plan.start, memory, step_flops, flops, course.precision, note)
 
 
-def tell(found: Estimate) -> None:
-    """Print it, once where several processes were started."""
-    if os.environ.get("RANK", "0") == "0":
-        print(found)
+def train_or_tell(
+    argv: list[str], read: Callable[[list[str]], S], run: Callable[[S], int], estimated: Callable[[S], Estimate]
+) -> None:
+    """Do what the command line of a training asks for: train, or print the estimate, once where several processes start."""
+    cfg = read([each for each in argv if each != FLAG])
+    if FLAG not in argv:
+        if code := run(cfg):
+            sys.exit(code)
+    elif os.environ.get("RANK", "0") == "0":
+        print(estimated(cfg))
 
 
 def _phase(trainer: Trainer, ledger: Ledger, span: Span, batch: dict[str, Any]) -> tuple[Memory, int]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers.cpu_convs import DepthwiseConv2d, quicken_depthwise
+from models.layers.lean import DepthwiseConv2d, quicken_depthwise
 
 CHANNELS = 6
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers.norms import batch_norms, freeze_norms
+from models.layers.lean import batch_norms, freeze_norms
 
 
 def _network(norm: nn.Module) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.backbones.resnet38 import ResNet38
-from models.layers.cpu_convs import PointwiseConv2d, training_format
+from models.layers.lean import PointwiseConv2d, training_format
 
 ROOT = Path(__file__).parents[3]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -17,7 +17,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 # In a process of its own: where this goes wrong it ends the process.
 NARROW_STEP = """
 import torch
-from models.layers.cpu_convs import training_format
+from models.layers.lean import training_format
 from models.backbones.resnet38 import ResNet38
 network = ResNet38(width=0.125)
 layout = training_format(network, torch.device("cpu"))
