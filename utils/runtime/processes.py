@@ -90,7 +90,11 @@ def distribute(module: nn.Module, place: Dist, *, trains_norm: bool) -> nn.Modul
         return module
     on_gpu = place.device.type == "cuda"
     if trains_norm and on_gpu:
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        try:  # torch's own conversion loses the activations inside timm's layers
+            from timm.layers import convert_sync_batchnorm as convert
+        except ImportError:
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        module = convert(module)
     return DistributedDataParallel(module, device_ids=[place.local_rank] if on_gpu else None)
 
 

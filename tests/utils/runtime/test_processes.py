@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from utils.runtime import processes
-from utils.runtime.processes import Dist, StopRequest, StopVote, setup
+from utils.runtime.processes import Dist, StopRequest, StopVote, distribute, setup
 
 
 class _Cluster:
@@ -79,3 +80,14 @@ def test_float32_means_float32(precision: str) -> None:
     with setup(SimpleNamespace(device="cpu", threads=0, precision=precision)):
         found = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     assert found == ((False, False) if precision == "fp32" else (True, True))
+
+
+def test_activations_inside_norms_outlive_shared_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own conversion loses them; seen in evaluation mode, which needs no GPU."""
+    layers = pytest.importorskip("timm.layers")
+    monkeypatch.setattr(processes, "DistributedDataParallel", lambda module, device_ids: module)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), layers.BatchNormAct2d(4, act_layer=nn.ReLU6), nn.BatchNorm2d(4))
+    expected, keys = network.eval()(images := torch.randn(2, 3, 5, 5)), list(network.state_dict())
+    shared = distribute(network, Dist(0, 2, 0, torch.device("cuda")), trains_norm=True).eval()
+    assert torch.equal(shared(images), expected) and list(shared.state_dict()) == keys
+    assert [type(layer) for layer in shared.children()] == [nn.Conv2d, layers.SyncBatchNormAct, nn.SyncBatchNorm]
