@@ -60,7 +60,7 @@ def test_checkpointed_activations_are_fewer_and_cost_operations() -> None:
     kept, again = (
         estimated(load_config(DEMO, [*QUICK, *narrow, f"model.checkpoint_activations={value}"])) for value in ("false", "true")
     )
-    assert again.memory.activations < 0.7 * kept.memory.activations
+    assert again.memory.activations < 0.85 * kept.memory.activations  # in a network so narrow the head's are most of it
     assert again.memory.peak < kept.memory.peak
     assert again.step_flops > kept.step_flops
 
