@@ -145,14 +145,14 @@ class _LeanNorm(nn.BatchNorm2d):
 class _Constant(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(weight * torch.rsqrt(var + eps))
+        ctx.save_for_backward(weight, var)
+        ctx.eps = eps
         return F.batch_norm(images, mean, var, weight, bias, eps=eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = ctx.saved_tensors
-        zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
-        # By the same kernel, for it multiplies bf16 by float32 without a copy.
-        scaled = F.batch_norm(gradient, zeros, ones, scale, zeros, eps=0.0)
-        return scaled, None, None, None, None, None
+        weight, var = ctx.saved_tensors
+        zeros = torch.zeros_like(var)
+        # The same without mean and shift; by the same kernel, for it multiplies bf16 by float32 without a copy.
+        return F.batch_norm(gradient, zeros, var, weight, zeros, eps=ctx.eps), None, None, None, None, None

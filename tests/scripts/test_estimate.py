@@ -56,11 +56,12 @@ def test_the_segmentation_stage(name: str) -> None:
 
 
 def test_checkpointed_activations_are_fewer_and_cost_operations() -> None:
-    narrow = ["model.freeze_bn=true", "model.width=0.0625", "method=cam"]
+    # So many pictures in float32, as a network so narrow keeps little beside weights and their bf16 copies.
+    narrow = ["model.freeze_bn=true", "model.width=0.0625", "method=cam", "precision=fp32", "train.batch_size=8"]
     kept, again = (
         estimated(load_config(DEMO, [*QUICK, *narrow, f"model.checkpoint_activations={value}"])) for value in ("false", "true")
     )
-    assert again.memory.activations < 0.85 * kept.memory.activations  # in a network so narrow the head's are most of it
+    assert again.memory.activations < 0.7 * kept.memory.activations
     assert again.memory.peak < kept.memory.peak
     assert again.step_flops > kept.step_flops
 
