@@ -73,8 +73,17 @@ def test_other_methods_go_the_same_way(tmp_path: Path, python: Path) -> None:
     assert f"dataset.label_dir={ROOT}/runs/some/pseudo_seg_labels" in crt[9]
     assert not any(argument.startswith("pseudo.fusion") for call in crt for argument in call)
     best = _calls("run_voc.sh", METHOD="l2g_best", **given)  # type: ignore[arg-type]
-    assert best[1][2] == "configs/recipes/l2g_best.yaml" and "pseudo.fusion=saliency" in best[4]
-    assert best[6][3] == "configs/recipes/l2g_best_dplv2.yaml"
+    assert [call[2].removeprefix("configs/") for call in best[1:9]] == ["l2g_voc_improved.yaml"] * 4 + ["recipes/l2g_best.yaml"] * 4
+    assert best[3][0] == "scripts.gen_gt" and best[3][-1] == "pseudo.out_dir=runs/some_stage_a/pseudo_seg_labels"
+    assert {"bank.source=labels", "bank.label_dir=runs/some_stage_a/pseudo_seg_labels"} <= set(best[4])
+    # The first training gives the objects and nothing else; INIT is the segmentation network's.
+    assert "l2g.paste.bank=runs/some_stage_a/foreground_bank" in best[5]
+    assert not any(argument.startswith("train.init_from") for argument in best[5])
+    assert best[8][0] == "scripts.gen_gt" and "pseudo.fusion=saliency" in best[8]
+    assert best[10][3] == "configs/recipes/l2g_best_dplv2.yaml" and f"model.init_model={given['INIT']}" in best[10]
+    mini = _calls("run_voc.sh", METHOD="l2g_sa_cda", EVAL_LIST="data/some list.txt", **given)  # type: ignore[arg-type]
+    assert mini[1][2] == "configs/l2g_voc_sa.yaml" and "train.init_from=runs/some_stage_a/model/last.pth" in mini[4]
+    assert "bank.source=cams" in mini[3] and "data.eval_list=data/some list.txt" in mini[8]
     cdl = _calls("run_voc.sh", METHOD="cdl", VARIANT="e", **given)  # type: ignore[arg-type]
     assert [call[2] for call in cdl if "--config" in call][:4] == ["configs/l2g_voc.yaml"] * 4
     segment = [call for call in cdl if call[0] == "deeplab"]
