@@ -73,7 +73,9 @@ def test_other_methods_go_the_same_way(tmp_path: Path, python: Path) -> None:
     assert f"dataset.label_dir={ROOT}/runs/some/pseudo_seg_labels" in crt[9]
     assert not any(argument.startswith("pseudo.fusion") for call in crt for argument in call)
     best = _calls("run_voc.sh", METHOD="l2g_best", **given)  # type: ignore[arg-type]
-    assert [call[2].removeprefix("configs/") for call in best[1:9]] == ["l2g_voc_improved.yaml"] * 4 + ["recipes/l2g_best.yaml"] * 4
+    assert [call[2].removeprefix("configs/") for call in best[1:9]] == ["l2g_voc_improved.yaml"] * 4 + [
+        "recipes/l2g_best.yaml"
+    ] * 4
     assert best[3][0] == "scripts.gen_gt" and best[3][-1] == "pseudo.out_dir=runs/some_stage_a/pseudo_seg_labels"
     assert {"bank.source=labels", "bank.label_dir=runs/some_stage_a/pseudo_seg_labels"} <= set(best[4])
     # The first training gives the objects and nothing else; INIT is the segmentation network's.
