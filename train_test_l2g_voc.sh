@@ -3,7 +3,7 @@
 #   stage A (10 epochs, nothing pasted) -> its CAMs -> foreground bank -> stage B (3 epochs with pasting) -> CAMs -> sweep.
 # What is there already is kept: trainings continue, CAMs are not made twice. Further arguments are key=value overrides of every step.
 # Environment: EXP (name of the run), EXP_A (of stage A), CONFIG_A, CONFIG (stage B), INIT (checkpoint of a stage A made elsewhere), BANK
-# (a bank made elsewhere), BANK_SOURCE (cams, or labels: of stage A's labels), ANEW (not empty: stage B does not go on from stage A's
+# (a bank made elsewhere), BANK_SOURCE (cams, or labels: of stage A's; empty: CONFIG_A says), ANEW (not empty: stage B does not go on from stage A's
 # weights), GPUS (e.g. 0,1), PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,7 +11,6 @@ EXP="${EXP:-exp_voc_sa_cda}"
 CONFIG_A="${CONFIG_A:-configs/l2g_voc_sa.yaml}"
 CONFIG="${CONFIG:-configs/l2g_voc_sa_cda.yaml}"
 EXP_A="${EXP_A:-${EXP}_stage_a}"
-BANK_SOURCE="${BANK_SOURCE:-cams}"
 export GPUS="${GPUS:-}"      # e.g. 0,1: one process each; empty: one process
 export PYTHON="${PYTHON:-}"  # empty: .venv/bin/python if there, else python3
 
@@ -24,9 +23,14 @@ fi
 if [ -z "${BANK:-}" ]; then
   scripts/launch.sh scripts.make_cams --config "$CONFIG_A" name="$EXP_A" cam.checkpoint="$INIT" "$@"
   BANK="runs/$EXP_A/foreground_bank"
-  from=(bank.source="$BANK_SOURCE" bank.label_dir="runs/$EXP_A/pseudo_seg_labels")
-  [ "$BANK_SOURCE" = cams ] || one scripts.gen_gt --config "$CONFIG_A" name="$EXP_A" "$@" pseudo.out_dir="${from[1]#*=}"
-  one scripts.make_foreground_bank --config "$CONFIG_A" name="$EXP_A" bank.dir="$BANK" "${from[@]}" "$@"
+  from=()
+  if [ -n "${BANK_SOURCE:-}" ]; then from=(bank.source="$BANK_SOURCE"); fi
+  if [ "${BANK_SOURCE:-}" = labels ]; then
+    made="runs/$EXP_A/pseudo_seg_labels"
+    one scripts.gen_gt --config "$CONFIG_A" name="$EXP_A" "$@" pseudo.out_dir="$made"
+    from+=(bank.label_dir="$made")
+  fi
+  one scripts.make_foreground_bank --config "$CONFIG_A" name="$EXP_A" bank.dir="$BANK" ${from[@]+"${from[@]}"} "$@"
 fi
 start=(train.init_from="$INIT")
 [ -z "${ANEW:-}" ] || start=()

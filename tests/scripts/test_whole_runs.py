@@ -85,7 +85,10 @@ def test_other_methods_go_the_same_way(tmp_path: Path, python: Path) -> None:
     assert best[10][3] == "configs/recipes/l2g_best_dplv2.yaml" and f"model.init_model={given['INIT']}" in best[10]
     mini = _calls("run_voc.sh", METHOD="l2g_sa_cda", EVAL_LIST="data/some list.txt", **given)  # type: ignore[arg-type]
     assert mini[1][2] == "configs/l2g_voc_sa.yaml" and "train.init_from=runs/some_stage_a/model/last.pth" in mini[4]
-    assert "bank.source=cams" in mini[3] and "data.eval_list=data/some list.txt" in mini[8]
+    assert mini[3][0] == "scripts.make_foreground_bank" and not any(argument.startswith("bank.source") for argument in mini[3])
+    named = _calls("run_voc.sh", METHOD="l2g_sa_cda", BANK_SOURCE="cams", **given)  # type: ignore[arg-type]
+    assert "bank.source=cams" in named[3] and not any(argument.startswith("bank.label_dir") for argument in named[3])
+    assert "data.eval_list=data/some list.txt" in mini[8]
     cdl = _calls("run_voc.sh", METHOD="cdl", VARIANT="e", **given)  # type: ignore[arg-type]
     assert [call[2] for call in cdl if "--config" in call][:4] == ["configs/l2g_voc.yaml"] * 4
     segment = [call for call in cdl if call[0] == "deeplab"]
